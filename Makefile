@@ -1,0 +1,49 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both create .venv and install the pinned packages; again = nothing to install.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+
+.PHONY: install install-training demo demo-data test test-all lint bench clean
+
+# TORCH=preinstalled: the environment sees the packages of $(PYTHON), and a torch that is there is used as it is.
+ifeq ($(TORCH),preinstalled)
+VENV_FLAGS := --system-site-packages
+PINS := $(VENV)/constraints-without-torch.txt
+else
+PINS := constraints.txt
+endif
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	grep -vE '^(torch|torchvision|triton|nvidia-)' constraints.txt > $(VENV)/constraints-without-torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
+	touch $@
+
+install-training: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,track,scale]'
+
+demo: install
+	$(BIN)/python -m reactvl demo --out $(OUT)
+
+demo-data: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,demo-data]'
+	$(BIN)/python demo/build.py --out demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: install
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) out

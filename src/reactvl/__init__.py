@@ -1,0 +1,44 @@
+"""reactvl: class names and a pool of image-text pairs in, a CLIP model customized to those classes out (REACT, CVPR 2023).
+
+    import reactvl as rv
+    base  = rv.load("ViT-B-32:openai")
+    emb   = rv.embed("pool/{00000..00897}.tar", base, out="run/embeddings")
+    pairs = rv.retrieve(emb, classes="classes.txt", templates="openai", per_class=200, out="run/retrieved")
+    tuned = rv.customize(base, pairs, tune="gated-image", epochs=4, out="run/customized")
+    score = rv.evaluate([base, tuned], tasks=["dtd", "food-101"], data="data/", out="run/evaluation")
+    print(score.table())
+
+Names are looked up when first used, so that `import reactvl` costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "load": "reactvl.models",
+    "Model": "reactvl.models",
+    "embed": "reactvl.embed",
+    "index": "reactvl.index",
+    "retrieve": "reactvl.retrieve",
+    "customize": "reactvl.customize",
+    "evaluate": "reactvl.evaluate",
+    "predict": "reactvl.predict",
+    "run": "reactvl.recipe",
+    "open": "reactvl.recipe",
+    "Embeddings": "reactvl.handles.embeddings",
+    "Pairs": "reactvl.handles.pairs",
+    "Scores": "reactvl.handles.scores",
+    "ReactvlError": "reactvl.manifest",
+}
+__all__ = [*HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module 'reactvl' has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
