@@ -1,0 +1,71 @@
+"""The pairs that training reads, as plain arrays; images stay in their shards and are read by offset."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from reactvl.manifest import ReactvlError, sha256_json
+from reactvl.pool.patterns import expand
+from reactvl.pool.tars import scan
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPairs:
+    """N pairs. `vectors` are L2-normalised text vectors (N, dim) where they are known already, else None."""
+
+    shards: list[Path]
+    shard: np.ndarray  # (N,) int32, an index into `shards`
+    offset: np.ndarray  # (N,) int64
+    size: np.ndarray  # (N,) int64
+    keys: list[str]
+    captions: list[str]
+    vectors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def place(self, row: int) -> tuple[Path, int, int]:
+        """Shard, offset and size of a pair's image."""
+        return self.shards[self.shard[row]], int(self.offset[row]), int(self.size[row])
+
+    def take(self, rows: np.ndarray) -> "TrainingPairs":
+        """The pairs of these rows, in their order."""
+        return TrainingPairs(
+            self.shards,
+            self.shard[rows],
+            self.offset[rows],
+            self.size[rows],
+            [self.keys[row] for row in rows],
+            [self.captions[row] for row in rows],
+            None if self.vectors is None else self.vectors[rows],
+        )
+
+    def sample(self, count: int, seed: int) -> "TrainingPairs":
+        """`count` pairs drawn without replacement, in pool order; ReactvlError when there are fewer."""
+        if count > len(self):
+            raise ReactvlError(f"train_num_samples = {count:,}: there are {len(self):,} pairs")
+        rows = np.random.Generator(np.random.Philox(key=[seed, 0x5A])).choice(len(self), count, replace=False)
+        return self.take(np.sort(rows))
+
+    def digest(self) -> str:
+        """Identifies the pictures and their order (not the captions): shard names, offsets and sizes."""
+        names = [path.name for path in self.shards]
+        return sha256_json([names, self.shard.tolist(), self.offset.tolist(), self.size.tolist()])
+
+
+def from_shards(pattern: str) -> TrainingPairs:
+    """Every pair of a webdataset's shards that has an image and a caption; whether the image can be read shows when it is."""
+    shards, rows = expand(pattern), []
+    for index, path in enumerate(shards):
+        rows += [(index, sample) for sample in scan(path) if sample.caption]
+    if not rows:
+        raise ReactvlError(f"{pattern}: holds no pair of an image and a caption")
+    return TrainingPairs(
+        shards,
+        np.array([index for index, _ in rows], np.int32),
+        np.array([sample.offset for _, sample in rows], np.int64),
+        np.array([sample.size for _, sample in rows], np.int64),
+        [sample.key for _, sample in rows],
+        [sample.caption for _, sample in rows],
+    )
