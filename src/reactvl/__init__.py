@@ -12,6 +12,8 @@ Names are looked up when first used, so that `import reactvl` costs nothing.
 """
 
 import importlib
+import sys
+import types
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,18 @@ def __getattr__(name: str) -> object:
     if name not in HOMES:
         raise AttributeError(f"module 'reactvl' has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name]), name)
+
+
+class _Package(types.ModuleType):
+    """`reactvl.embed` is the stage's function, though its package has the same name and was perhaps imported first."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in HOMES and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,1 @@
+"""Handles on the folders that stages write; opening one checks the folder against its manifest."""

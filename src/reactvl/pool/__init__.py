@@ -1,0 +1,1 @@
+"""The pool: shards of image-text pairs, their catalogue, reads by offset, decoding, and writing shards."""
