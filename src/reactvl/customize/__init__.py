@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from reactvl.manifest import ReactvlError, input_id, read_manifest, stage_folder
-from reactvl.models import Model
+
 from reactvl.options import Opt
 from reactvl.progress import say
 
@@ -18,7 +18,7 @@ Tune = Literal["gated-image", "locked-text", "full"]
 
 
 def customize(
-    model: Annotated[str | Model, Opt("model to start from: NAME:TAG, a model folder, an earlier result")],
+    model: Annotated[str | object, Opt("model to start from: NAME:TAG, a model folder, an earlier result")],
     pairs: Annotated[
         str | Path | object, Opt("retrieved pairs (a folder), or shards: 'pool/{00000..00009}.tar'", positional=True)
     ],
@@ -53,7 +53,7 @@ def customize(
     device: Annotated[str, Opt("auto, cpu or cuda")] = "auto",
     workers: Annotated[int | None, Opt("processes that make views (default: one a core)")] = None,
     overwrite: Annotated[bool, Opt("replace another result in --out", table=False)] = False,
-) -> Model:
+) -> object:
     """Train a model on image-text pairs, its text tower locked (or not), and write the customized model.
 
     `pairs` is a `Pairs`, the folder of one, or a pattern of webdataset shards. Returns the customized `Model`. Text vectors of

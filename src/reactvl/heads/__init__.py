@@ -1,0 +1,1 @@
+"""Classification heads and how they are judged: zero-shot heads, metrics, intervals."""

@@ -1,0 +1,1 @@
+"""HTML pages and plots: one template, one look, one self-contained file."""
