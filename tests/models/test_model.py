@@ -17,7 +17,9 @@ def test_a_folder_read_back_is_the_same_model(small_model, tmp_path):
     model.save(tmp_path / "copy")
     again = load(str(tmp_path / "copy"))
     assert again.id.sha256 == model.id.sha256
-    assert all(torch.equal(a, b) for a, b in zip(model.net.state_dict().values(), again.net.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.net.state_dict().values(), again.net.state_dict().values(), strict=True)
+    )
 
 
 def test_a_plain_folder_is_an_open_clip_folder(small_model):
@@ -68,7 +70,9 @@ def test_a_classifier_names_the_nearest_class(small_model):
     odds = classifier.probabilities(torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8))
     assert odds.shape == (5, 3)
     assert np.allclose(odds.sum(axis=1), 1, atol=1e-5)
-    heads = model.encode_text([t.replace("{}", c) for c in classifier.classes for t in ("a {}.", "one {} here")]).double()
+    heads = model.encode_text(
+        [t.replace("{}", c) for c in classifier.classes for t in ("a {}.", "one {} here")]
+    ).double()
     mean = heads.view(3, 2, -1).mean(1).numpy()
     wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     assert np.abs(classifier.weights - wanted).max() < 2e-2  # bf16 against float32
@@ -139,7 +143,11 @@ def test_a_named_architecture_takes_weights_of_ones_own(tmp_path):
     model = load(f"react_ViT-B-32:{tmp_path}/released.pt")
     assert model.config["reactvl"]["last_k"] == 6
     wanted = net.state_dict()["visual.transformer.resblocks.11.gated_attn_block.attn.in_proj_weight"]
-    assert torch.allclose(model.net.state_dict()["visual.transformer.resblocks.11.gated_attn_block.attn.in_proj_weight"], wanted, atol=1e-3)
+    assert torch.allclose(
+        model.net.state_dict()["visual.transformer.resblocks.11.gated_attn_block.attn.in_proj_weight"],
+        wanted,
+        atol=1e-3,
+    )
     with pytest.raises(ReactvlError, match="unexpected"):
         load(f"ViT-B-32:{tmp_path}/released.pt")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from reactvl.manifest import ReactvlError, input_id, read_manifest, stage_folder
-
 from reactvl.options import Opt
 from reactvl.progress import say
 
@@ -20,7 +19,7 @@ Tune = Literal["gated-image", "locked-text", "full"]
 def customize(
     model: Annotated[str | object, Opt("model to start from: NAME:TAG, a model folder, an earlier result")],
     pairs: Annotated[
-        str | Path | object, Opt("retrieved pairs (a folder), or shards: 'pool/{00000..00009}.tar'", positional=True)
+        str | Path | object, Opt("retrieved pairs, or whole embeddings (a folder), or shards: 'pool/{00000..00009}.tar'", positional=True)
     ],
     *,
     out: Annotated[Path, Opt("folder of the customized model", table=False)],
@@ -56,7 +55,7 @@ def customize(
 ) -> object:
     """Train a model on image-text pairs, its text tower locked (or not), and write the customized model.
 
-    `pairs` is a `Pairs`, the folder of one, or a pattern of webdataset shards. Returns the customized `Model`. Text vectors of
+    `pairs` is a `Pairs` or an `Embeddings`, the folder of one, or a pattern of webdataset shards. Returns the customized `Model`. Text vectors of
     a locked text tower are read from the embeddings where the same model made them, else encoded once. Follows REACT (CVPR
     2023): AdamW (0.9, 0.98), eps 1e-6, cosine schedule, `logit_scale` trained and held within [1, 100].
     Raises ReactvlError for bad options, before any work.
@@ -111,7 +110,8 @@ def pairs_of(pairs: object, out: Path) -> tuple[dict, dict]:
     """Inputs and options that identify the pairs: the hash of a view's manifest, or the fingerprints of shards."""
     folder = getattr(pairs, "folder", pairs)
     if (Path(str(folder)) / "manifest.json").exists():
-        read_manifest(folder, "retrieve")
+        if (stage := read_manifest(folder).stage) not in ("retrieve", "embed"):
+            raise ReactvlError(f"{folder}: holds the output of `{stage}`; give retrieved pairs, embeddings or shards")
         return {"pairs": input_id(folder, out)}, {}
     from reactvl.pool.patterns import expand
     from reactvl.pool.tars import fingerprint

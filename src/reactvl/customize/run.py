@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from reactvl.manifest import ReactvlError, Stage
+from reactvl.handles.embeddings import Embeddings
+from reactvl.handles.pairs import Pairs
+from reactvl.manifest import ReactvlError, Stage, read_manifest
 from reactvl.models.encoder import Encoder, autocast, choose_device, choose_precision, fix_threads, text_features
-from reactvl.models.gates import gated_layers, insert_gates, residual_blocks
+from reactvl.models.gates import gated_layers, residual_blocks
 from reactvl.models.model import Model, with_gates
 from reactvl.models.weights import digest
 from reactvl.progress import say
@@ -77,7 +80,7 @@ def execute(request: Request, stage: Stage) -> None:
     at = split(model.net.visual, deepest="stem" if request.views else "block")
     features = None
     if request.views:
-        features = view_features(request, model, pairs, augment, at, device, precision)
+        features = view_features(request, model, pairs, at, device, precision)
         keep = np.array([row for row in range(len(pairs)) if row not in features.bad], np.int64)
     else:
         keep = np.arange(len(pairs))
@@ -162,39 +165,46 @@ def copy_of(base: Model) -> Model:
 
 
 def training_pairs(request: Request) -> TrainingPairs:
-    """The pairs of a view, with the text vectors of its embeddings, or of shards."""
+    """The pairs of a view or of whole embeddings, with their text vectors, or of shards."""
     folder = getattr(request.pairs, "folder", request.pairs)
-    if (Path(str(folder)) / "manifest.json").exists():
-        from reactvl.handles.pairs import Pairs
-
-        pairs = from_view(Pairs(folder), request)
-    else:
+    if not (Path(str(folder)) / "manifest.json").exists():
         pairs = from_shards(str(request.pairs))
+    elif read_manifest(folder).stage == "embed":
+        embeddings = Embeddings(folder)
+        columns = ["shard", "key", "offset", "size", "caption"]
+        tables = [
+            part.metadata(columns)
+            .append_column("part", pa.array(np.full(part.rows, part.number, np.int32)))
+            .append_column("row", pa.array(np.arange(part.rows)))
+            for part in embeddings.parts
+        ]
+        pairs = from_table(embeddings, pa.concat_tables(tables), "caption", request.base)
+    else:
+        view = Pairs(folder)
+        columns = ["part", "row", "shard", "key", "offset", "size", "TEXT"]
+        pairs = from_table(view.embeddings, view.table(columns), "TEXT", request.base)
     return pairs.sample(request.train_num_samples, request.seed) if request.train_num_samples else pairs
 
 
-def from_view(view, request: Request) -> TrainingPairs:
-    """The pairs that `retrieve` chose; their text vectors where the embeddings are this very model's."""
-    table = view.table(["part", "row", "shard", "key", "offset", "size", "TEXT"])
+def from_table(embeddings: Embeddings, table: pa.Table, caption: str, base: Model) -> TrainingPairs:
+    """Rows of embeddings as training pairs, their text vectors too where this very model made them."""
     names = table["shard"].to_pylist()
     distinct = sorted(set(names))
     place = {name: index for index, name in enumerate(distinct)}
     vectors = None
-    if view.embeddings.model.sha256 == request.base.id.sha256 and all(
-        block.texts() is not None for block in view.embeddings.parts
-    ):
+    if embeddings.model.sha256 == base.id.sha256 and all(part.texts() is not None for part in embeddings.parts):
         part, row = table["part"].to_numpy(), table["row"].to_numpy()
-        vectors = np.empty((len(table), request.base.id.dim), np.float32)
-        for block in view.embeddings.parts:
+        vectors = np.empty((len(table), base.id.dim), np.float32)
+        for block in embeddings.parts:
             chosen = np.flatnonzero(part == block.number)
             vectors[chosen] = block.texts()[row[chosen]]
     return TrainingPairs(
-        [view.embeddings.shard_path(name) for name in distinct],
+        [embeddings.shard_path(name) for name in distinct],
         np.array([place[name] for name in names], np.int32),
         table["offset"].to_numpy().astype(np.int64),
         table["size"].to_numpy().astype(np.int64),
         table["key"].to_pylist(),
-        table["TEXT"].to_pylist(),
+        table[caption].to_pylist(),
         vectors,
     )
 
@@ -203,7 +213,6 @@ def view_features(
     request: Request,
     model: Model,
     pairs: TrainingPairs,
-    augment: Augment,
     at: Split,
     device: torch.device,
     precision: str,
@@ -212,11 +221,14 @@ def view_features(
     if at.at == "pixels":
         raise ReactvlError("views: no part of the image tower below the trained ones is frozen; leave --views out")
     lower = digest(at.state, {"at": at.at, "precision": precision, "device": device.type})
-    folder = request.view_cache / views.key(pairs, augment, lower, model.image_size)
+    augment = Augment(
+        model, request.augmentation, seed=0
+    )  # kept views are the same for every seed; see `train/views.py`
+    folder = request.view_cache / views.key(augment, lower, model.image_size)
     if at.at == "stem":
         model.net.visual.conv1.stem.to(memory_format=torch.channels_last)
     model.net.eval()
-    return views.compute(
+    return views.ensure(
         folder,
         pairs,
         augment,

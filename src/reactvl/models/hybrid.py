@@ -1,7 +1,7 @@
 """A convolutional stem in place of a ViT's patch embedding, in the manner of timm's hybrid ViTs.
 
 The tower stays open_clip's VisionTransformer, with its blocks, gates and names; only `visual.conv1` becomes a pre-trained
-EfficientNet-Lite0 (features of stride 32) and a 1 x 1 projection to the transformer's width.
+EfficientNet-Lite0 (features of stride 32) and a projection of patches of its features to the transformer's width.
 """
 
 import re
@@ -13,14 +13,17 @@ from reactvl.clip_imports import timm
 from reactvl.manifest import ReactvlError
 from reactvl.models.packages import resolve
 
+STRIDE = 32  # pixels a side of one feature of the stem
+
 
 class HybridEmbed(nn.Module):
-    """Pixels (N, 3, H, W) to patch features (N, width, H / 32, W / 32)."""
+    """Pixels (N, 3, H, W) to patch features (N, width, h, w), the transformer's grid: each patch is `merge` x `merge` of the
+    stem's features."""
 
-    def __init__(self, architecture: str, width: int):
+    def __init__(self, architecture: str, width: int, merge: int):
         super().__init__()
         self.stem = timm.create_model(architecture, features_only=True, out_indices=(-1,), pretrained=False)
-        self.proj = nn.Conv2d(self.stem.feature_info.channels()[-1], width, kernel_size=1, bias=False)
+        self.proj = nn.Conv2d(self.stem.feature_info.channels()[-1], width, kernel_size=merge, stride=merge, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.proj(self.features(pixels))
@@ -31,8 +34,16 @@ class HybridEmbed(nn.Module):
 
 
 def insert_stem(visual: nn.Module, architecture: str, weights: str | None) -> None:
-    """Replace the patch embedding of an open_clip VisionTransformer, in place; `weights` is a file or `package:...`."""
-    embed = HybridEmbed(architecture, visual.conv1.out_channels)
+    """Replace the patch embedding of an open_clip VisionTransformer, in place; `weights` is a file or `package:...`.
+
+    Raises ReactvlError when the stem's features do not divide into the tower's grid.
+    """
+    grid, side = visual.grid_size[0], -(-visual.image_size[0] // STRIDE)
+    if side % grid:
+        raise ReactvlError(
+            f"stem {architecture}: its {side} x {side} features do not divide into a grid of {grid} x {grid}"
+        )
+    embed = HybridEmbed(architecture, visual.conv1.out_channels, side // grid)
     if weights:
         embed.stem.load_state_dict(stem_weights(resolve(weights), embed.stem))
     visual.conv1 = embed

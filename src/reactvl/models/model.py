@@ -118,7 +118,7 @@ class Model:
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (N, 3, H, W) to the float32 input of the network."""
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
+        return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
 
     @property
     def device(self) -> torch.device:

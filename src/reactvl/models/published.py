@@ -26,11 +26,10 @@ class Release:
         return self.tag.startswith("react_clip_")
 
 
-CLIP, OPEN400, OPEN2B = (
-    "react_clip_ret_laion400m",
-    "react_openclip_laion400m_ret_laion400m",
-    "react_openclip_laion2b_ret_laion400m",
-)
+CLIP = "react_clip_ret_laion400m"
+OPEN400 = "react_openclip_laion400m_ret_laion400m"
+OPEN2B = "react_openclip_laion2b_ret_laion400m"
+OPEN2B_2B = "react_openclip_laion2b_ret_laion2b"
 RELEASES = [
     Release("ViT-B-32", CLIP, "clip-vit-base-32-locked-text.pt", 66.9, 63.2),
     Release("ViT-B-32", OPEN400, "openclip-vit-base-32-locked-text.pt", 65.7, 62.9),
@@ -43,8 +42,8 @@ RELEASES = [
     Release("react_ViT-L-14", CLIP, "clip-vit-large-14-gated-image.pt", 78.1, 75.3),
     Release("react_ViT-L-14", "react_clip_ret_laion2b", "clip-vit-large-14-gated-image-laion2b.pt", 79.8, 75.3),
     Release("react_ViT-L-14", OPEN2B, "openclip-vit-large-14-gated-image.pt", 76.4, 75.3, half_mean=True),
-    Release("react_ViT-L-14", "react_openclip_laion2b_ret_laion2b", "openclip-vit-large-14-gated-image-laion2b.pt", 78.6, 75.3, half_mean=True),
-    Release("react_ViT-bigG-14", "react_openclip_laion2b_ret_laion2b", "openclip-vit-bigG-14-gated-image-laion2b.pt", 81.0, 80.1),
+    Release("react_ViT-L-14", OPEN2B_2B, "openclip-vit-large-14-gated-image-laion2b.pt", 78.6, 75.3, half_mean=True),
+    Release("react_ViT-bigG-14", OPEN2B_2B, "openclip-vit-bigG-14-gated-image-laion2b.pt", 81.0, 80.1),
 ]  # fmt: skip
 
 

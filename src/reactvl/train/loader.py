@@ -20,6 +20,7 @@ class Views(Dataset):
 
     def __init__(self, pairs: TrainingPairs, augment: Augment):
         self.pairs, self.augment = pairs, augment
+        self.samples = pairs.samples()
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor | None, str]:
         row, view = item
@@ -27,7 +28,7 @@ class Views(Dataset):
             picture = Image.fromarray(decode(read_image(*self.pairs.place(row))))
         except (BadImage, OSError) as fault:
             return row, None, str(fault)
-        return row, self.augment(picture, view, row), ""
+        return row, self.augment(picture, view, int(self.samples[row])), ""
 
 
 def batches(

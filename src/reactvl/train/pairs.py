@@ -1,11 +1,12 @@
 """The pairs that training reads, as plain arrays; images stay in their shards and are read by offset."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from reactvl.manifest import ReactvlError, sha256_json
+from reactvl.manifest import ReactvlError
 from reactvl.pool.patterns import expand
 from reactvl.pool.tars import scan
 
@@ -48,10 +49,13 @@ class TrainingPairs:
         rows = np.random.Generator(np.random.Philox(key=[seed, 0x5A])).choice(len(self), count, replace=False)
         return self.take(np.sort(rows))
 
-    def digest(self) -> str:
-        """Identifies the pictures and their order (not the captions): shard names, offsets and sizes."""
+    def samples(self) -> np.ndarray:
+        """What tells pictures apart (N,) uint64: a hash of shard name and key, the same in whatever set a picture stands."""
         names = [path.name for path in self.shards]
-        return sha256_json([names, self.shard.tolist(), self.offset.tolist(), self.size.tolist()])
+        texts = (f"{names[shard]}/{key}" for shard, key in zip(self.shard.tolist(), self.keys, strict=True))
+        return np.array(
+            [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts], np.uint64
+        )
 
 
 def from_shards(pattern: str) -> TrainingPairs:

@@ -1,13 +1,17 @@
-"""Features of the frozen lower tower, computed once a view: `views` augmented views of every pair, kept on disk.
+"""Features of the frozen lower tower, computed once a view and kept on disk.
 
 Where the lower tower is frozen and deep (a convolutional stem, or the blocks below the first gate), running it again
 every epoch is most of a step's work. With V views a pair is seen in V augmented forms instead of a new one each epoch;
-epoch e shows it view (e + an offset of its own) mod V. One folder serves every run that shares pictures, stem,
-augmentation and seed.
+epoch e shows it view (e + an offset of its own) mod V. View v of a picture is a function of the picture and v alone, so
+that one folder serves every run of the same lower tower and augmentation: a run computes only pictures that no earlier
+one did.
 
-    FOLDER/view_0003.npy    (pairs, *shape of a feature) float16; a row of NaN where the picture cannot be read
+    FOLDER/block_1f0c.../ids.npy          (pictures,) uint64
+    FOLDER/block_1f0c.../view_0003.npy    (pictures, *shape of a feature) float16; NaN where the picture cannot be read
+    FOLDER/block_1f0c.../skipped.json     id of each of these, and why
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,30 +30,49 @@ from reactvl.train.pairs import TrainingPairs
 BATCH = 128
 
 
-class ViewFeatures:
-    """Features of (row, view) from the folder, memory-mapped."""
+class Block:
+    """Features of some pictures in `count` views, memory-mapped."""
 
     def __init__(self, folder: Path, count: int):
+        self.ids = np.load(folder / "ids.npy")
         self.views = [np.load(folder / name(view), mmap_mode="r") for view in range(count)]
-        self.bad = {int(row): reason for row, reason in json.loads((folder / "skipped.json").read_text()).items()}
+        self.skipped = {int(sample): why for sample, why in json.loads((folder / "skipped.json").read_text()).items()}
+
+
+class ViewFeatures:
+    """Features by (row of the pairs, view), wherever they lie; `bad` holds rows whose picture cannot be read."""
+
+    def __init__(self, blocks: list[Block], samples: np.ndarray):
+        self.blocks = blocks
+        self.block, self.place = np.full(len(samples), -1), np.zeros(len(samples), np.int64)
+        self.bad: dict[int, str] = {}
+        for number, block in enumerate(blocks):
+            order = np.argsort(block.ids)
+            at = np.searchsorted(block.ids, samples, sorter=order).clip(max=len(order) - 1)
+            found = (block.ids[order[at]] == samples) & (self.block < 0)
+            self.block[found], self.place[found] = number, order[at[found]]
+            self.bad |= {
+                int(row): block.skipped[int(samples[row])]
+                for row in np.flatnonzero(found)
+                if int(samples[row]) in block.skipped
+            }
+        self.missing = np.flatnonzero(self.block < 0)
 
     def take(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
         """Features (B, ...) float32."""
-        return torch.from_numpy(
-            np.stack([self.views[view][row] for row, view in zip(rows, views, strict=True)]).astype(np.float32)
-        )
+        picked = [
+            self.blocks[block].views[view][place]
+            for block, view, place in zip(self.block[rows], views, self.place[rows], strict=True)
+        ]
+        return torch.from_numpy(np.stack(picked).astype(np.float32))
 
 
-def name(view: int) -> str:
-    return f"view_{view:04d}.npy"
+def key(augment: Augment, lower_digest: str, size: int) -> str:
+    """Names the folder: what decides the features' bytes, but for the pictures."""
+    return sha256_json([repr(augment.config), lower_digest, size])[:16]
 
 
-def key(pairs: TrainingPairs, augment: Augment, lower_digest: str, size: int) -> str:
-    """Names the folder: what decides the features' bytes."""
-    return sha256_json([pairs.digest(), repr(augment.config), augment.seed, lower_digest, size])[:16]
-
-
-def compute(
+def ensure(
     folder: Path,
     pairs: TrainingPairs,
     augment: Augment,
@@ -60,17 +83,52 @@ def compute(
     precision: str,
     workers: int | None,
 ) -> ViewFeatures:
-    """Fill `folder` with what it lacks of views 0..count-1; a view is written whole or not at all, so an interrupted run goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [view for view in range(count) if not (folder / name(view)).exists()]
-    skipped = folder / "skipped.json"
-    bad = {int(row): why for row, why in json.loads(skipped.read_text()).items()} if skipped.exists() else {}
+    """Features of every pair in views 0..count-1, from `folder` and, where it lacks them, computed into it."""
+    samples = pairs.samples()
+    found = ViewFeatures(whole_blocks(folder, count), samples)
+    if not len(found.missing):
+        return found
+    lacking = found.missing[
+        np.unique(samples[found.missing], return_index=True)[1]
+    ]  # a picture that stands twice, once
+    compute(folder, pairs.take(np.sort(lacking)), augment, lower, count, device, precision, workers)
+    return ViewFeatures(whole_blocks(folder, count), samples)
+
+
+def whole_blocks(folder: Path, count: int) -> list[Block]:
+    """The blocks that have at least `count` views."""
+    done = [path for path in sorted(folder.glob("block_*")) if (path / "skipped.json").exists()]
+    return [Block(path, count) for path in done if all((path / name(view)).exists() for view in range(count))]
+
+
+def name(view: int) -> str:
+    return f"view_{view:04d}.npy"
+
+
+def compute(
+    folder: Path,
+    pairs: TrainingPairs,
+    augment: Augment,
+    lower: Callable[[Tensor], Tensor],
+    count: int,
+    device: torch.device,
+    precision: str,
+    workers: int | None,
+) -> None:
+    """Write one block. A view is written whole or not at all, so that an interrupted run goes on with the next."""
+    samples = pairs.samples()
+    home = folder / f"block_{hashlib.sha256(samples.tobytes()).hexdigest()[:16]}"
+    home.mkdir(parents=True, exist_ok=True)
+    with replacing(home / "ids.npy") as part, open(part, "wb") as file:
+        np.save(file, samples)
+    missing = [view for view in range(count) if not (home / name(view)).exists()]
+    bad: dict[int, str] = {}
     with progress("features of augmented views", count * len(pairs), "views") as bar:
         bar.advance((count - len(missing)) * len(pairs), resumed=True)
         plan = [[(row, view) for row in rows] for view in missing for rows in chunks(len(pairs))]
         loader = batches(pairs, augment, plan, workers)
         for view in missing:
-            with replacing(folder / name(view)) as part:
+            with replacing(home / name(view)) as part:
                 features = None
                 for _ in chunks(len(pairs)):
                     pictures, rows, unread = next(loader)
@@ -87,8 +145,7 @@ def compute(
                     raise ReactvlError(f"none of the {len(pairs):,} pictures can be read ({next(iter(bad.values()))})")
                 features[sorted(bad)] = np.nan
                 features.flush()
-                write_json(skipped, bad)
-    return ViewFeatures(folder, count)
+                write_json(home / "skipped.json", {str(samples[row]): why for row, why in sorted(bad.items())})
 
 
 def chunks(count: int) -> list[range]:

@@ -1,0 +1,275 @@
+"""A recipe: a whole run as one TOML file, its tables typed by the stages' own signatures.
+
+    pool = "pool/{00000..00897}.tar"      # relative paths are looked up beside the recipe
+    model = "ViT-B-32:openai"
+
+    [retrieve]
+    classes = "classes.txt"
+    per_class = 200
+
+    [customize.gated-image]               # one table a model; its name is its folder's
+    tune = "gated-image"
+
+    [evaluate]
+    data = "data/"
+
+`reactvl run recipe.toml --out run/` runs embed, retrieve, every customize, evaluate, each skipped where its result is up to date.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from reactvl.customize import customize
+from reactvl.embed import embed
+from reactvl.evaluate import evaluate
+from reactvl.index import index
+from reactvl.manifest import ReactvlError, changed_files, read_manifest, write_bytes
+from reactvl.options import Opt, table
+from reactvl.progress import say
+from reactvl.retrieve import retrieve
+
+STAGES = {"embed": embed, "retrieve": retrieve, "customize": customize, "evaluate": evaluate, "index": index}
+TABLES = {name: table(stage, name.title()) for name, stage in STAGES.items()}
+Until = Literal["embed", "retrieve", "customize", "evaluate"]
+
+
+class Recipe(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A recipe file. A stage without a table has its defaults; evaluate and index run only where they have one."""
+
+    pool: str
+    model: str
+    embed: TABLES["embed"] = msgspec.field(default_factory=TABLES["embed"])
+    retrieve: TABLES["retrieve"]
+    customize: dict[str, TABLES["customize"]] = {}
+    evaluate: TABLES["evaluate"] | None = None
+    index: TABLES["index"] | None = None
+
+
+def run(
+    recipe: Annotated[
+        Path | None, Opt("a recipe (TOML); without one, --pool, --classes and --model make it", positional=True)
+    ] = None,
+    *,
+    out: Annotated[
+        Path, Opt("folder of the run: recipe.toml, embeddings/, retrieved/, customized/, evaluation/, report.html")
+    ],
+    pool: Annotated[str | None, Opt("shards of image-text pairs: 'pool/{00000..00897}.tar'")] = None,
+    classes: Annotated[str | None, Opt("class names: a file of one a line, or a comma list")] = None,
+    model: Annotated[str | None, Opt("model to customize: NAME:TAG or a model folder")] = None,
+    tune: Annotated[Literal["gated-image", "locked-text", "full"], Opt("what is trained")] = "gated-image",
+    per_class: Annotated[int | None, Opt("most pairs a class")] = None,
+    data: Annotated[str | None, Opt("labelled tasks to evaluate on")] = None,
+    until: Annotated[Until, Opt("stop after this stage")] = "evaluate",
+) -> Path:
+    """Run a recipe from pool to report. The same command again resumes it; stages that are up to date are skipped.
+
+    Returns `out`. Raises ReactvlError for an unknown key, a wrong type or a missing input, before any work.
+    """
+    asked = {"pool": pool, "classes": classes, "model": model, "per_class": per_class, "data": data}
+    if recipe is None and any(value is not None for value in asked.values()):
+        made = from_flags(Path(out), pool, classes, model, tune, per_class, data)
+    elif recipe is None:
+        if not (Path(out) / "recipe.toml").exists():
+            raise ReactvlError("run: give a recipe, or --pool, --classes and --model")
+        made = read(Path(out) / "recipe.toml")
+    else:
+        given = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]
+        if given:
+            raise ReactvlError(
+                f"run: the recipe {recipe} says it already; leave out {', '.join(given)} or edit the recipe"
+            )
+        made = read(recipe)
+    execute(made, Path(out), until)
+    return Path(out)
+
+
+def read(path: Path) -> Recipe:
+    """A checked recipe, its relative paths made absolute; ReactvlError names the key and the place of a fault."""
+    path = Path(path)
+    if not path.is_file():
+        raise ReactvlError(f"{path}: no such recipe")
+    import tomllib
+
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise ReactvlError(f"{path}: not a TOML file ({fault})") from None
+    try:
+        recipe = msgspec.convert(raw, Recipe)
+    except msgspec.ValidationError as fault:
+        raise ReactvlError(f"{path}: {fault}{nearest_key(str(fault), raw)}") from None
+    for name in recipe.customize:
+        if not name or name.startswith(".") or "/" in name or "\\" in name:
+            raise ReactvlError(
+                f"{path}: customize.{name}: the table's name becomes a folder's; use letters, digits and dashes"
+            )
+    return located(recipe, path.parent)
+
+
+def nearest_key(fault: str, raw: dict[str, Any]) -> str:
+    """A hint for a mistyped key."""
+    import difflib
+    import re
+
+    unknown = re.search(r"unknown field `(\w+)`", fault)
+    if not unknown:
+        return ""
+    known = {field for struct in [Recipe, *TABLES.values()] for field in struct.__struct_fields__}
+    near = difflib.get_close_matches(unknown[1], known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def located(recipe: Recipe, home: Path) -> Recipe:
+    """Relative paths that lie beside the recipe, from here on absolute. The pool is always a path; other texts are where they exist."""
+
+    def place(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: place(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [place(item) for item in value]
+        if isinstance(value, str) and value and len(value) < 1000 and (home / value).exists():
+            return str((home / value).absolute())
+        return value
+
+    raw = place(msgspec.to_builtins(recipe))
+    raw["pool"] = "::".join(
+        part if Path(part).is_absolute() or "://" in part else str(home.absolute() / part)
+        for part in recipe.pool.split("::")
+    )
+    return msgspec.convert(raw, Recipe)
+
+
+def from_flags(
+    out: Path,
+    pool: str | None,
+    classes: str | None,
+    model: str | None,
+    tune: str,
+    per_class: int | None,
+    data: str | None,
+) -> Recipe:
+    """The recipe that the flags say, written to `out/recipe.toml` (a differing one there is an error: it may be edited by hand)."""
+    lacking = [f"--{name}" for name, value in (("pool", pool), ("classes", classes), ("model", model)) if value is None]
+    if lacking:
+        raise ReactvlError(f"run: without a recipe it needs {', '.join(lacking)}")
+    raw: dict[str, Any] = {
+        "pool": pool,
+        "model": model,
+        "retrieve": {"classes": classes},
+        "customize": {tune: {"tune": tune}},
+    }
+    if per_class is not None:
+        raw["retrieve"]["per_class"] = per_class
+    if data is not None:
+        raw["evaluate"] = {"data": data}
+    recipe = located(msgspec.convert(raw, Recipe), Path.cwd())
+    path = out / "recipe.toml"
+    if path.exists() and read(path) != recipe:
+        raise ReactvlError(
+            f"{path}: holds another recipe; run it as it is (reactvl run {path} --out {out}) or choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, as_toml(recipe))
+    return recipe
+
+
+def execute(recipe: Recipe, out: Path, until: Until) -> None:
+    """Run the stages in order, after everything that can be checked without work has been."""
+    from reactvl.models import load
+    from reactvl.summary import write_summary
+
+    check(recipe)
+    began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(out / "recipe.toml", as_toml(recipe))  # what was run stands beside its results
+    base = load(recipe.model)
+    embeddings = embed(recipe.pool, base, out=out / "embeddings", overwrite=True, **options(recipe.embed))
+    if recipe.index is not None:
+        index(embeddings, out=out / "index", overwrite=True, **options(recipe.index))
+    if until == "embed":
+        return
+    pairs = retrieve(embeddings, out=out / "retrieved", overwrite=True, **options(recipe.retrieve))
+    if until == "retrieve":
+        return
+    tuned = [
+        customize(base, pairs, out=out / "customized" / name, overwrite=True, view_cache=out / "views", **options(each))
+        for name, each in recipe.customize.items()
+    ]
+    if until == "customize" or recipe.evaluate is None:
+        return
+    evaluate([base, *tuned], out=out / "evaluation", overwrite=True, **options(recipe.evaluate))
+    write_summary(out)
+    say(f"run: {time.monotonic() - began:.0f} s; the report is {out / 'report.html'}")
+
+
+def check(recipe: Recipe) -> None:
+    """Stop at a bad value before any work: inputs that do not exist, empty classes, unknown tasks and settings."""
+    from reactvl.pool.patterns import expand
+    from reactvl.tasks import find
+    from reactvl.tasks.classes import read_classes
+    from reactvl.tasks.templates import read_templates
+    from reactvl.train.augmentation import configure
+
+    expand(recipe.pool)
+    chosen = options(recipe.retrieve)
+    if "classes" not in chosen:
+        raise ReactvlError("recipe: [retrieve] lacks `classes`: a file of one name a line, or a list")
+    read_classes(chosen["classes"])
+    if "templates" in chosen:
+        read_templates(chosen["templates"])
+    for each in recipe.customize.values():
+        configure(options(each).get("aug_cfg", []))
+    if recipe.evaluate is not None:
+        given = options(recipe.evaluate)
+        if "data" not in given:
+            raise ReactvlError("recipe: [evaluate] lacks `data`: the folder of the tasks")
+        find(given.get("tasks"), Path(given["data"]))
+
+
+def as_toml(recipe: Recipe) -> bytes:
+    """The recipe as a file; what is absent stays absent (TOML has no null)."""
+    import tomli_w
+
+    return tomli_w.dumps(
+        {key: value for key, value in msgspec.to_builtins(recipe).items() if value is not None}
+    ).encode()
+
+
+def options(given: msgspec.Struct) -> dict[str, Any]:
+    """What a table says; the rest is the stage's own default."""
+    return {key: value for key, value in msgspec.structs.asdict(given).items() if value is not msgspec.UNSET}
+
+
+def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> Any:  # noqa: A001 - `reactvl.open`
+    """The handle of a finished stage folder: Embeddings, Pairs, Model or Scores."""
+    stage = read_manifest(folder).stage
+    if stage == "embed":
+        from reactvl.handles.embeddings import Embeddings
+
+        return Embeddings(folder)
+    if stage == "retrieve":
+        from reactvl.handles.pairs import Pairs
+
+        return Pairs(folder)
+    if stage == "customize":
+        from reactvl.models import load
+
+        return load(f"./{folder}" if "/" not in str(folder) else str(folder))
+    if stage == "evaluate":
+        from reactvl.handles.scores import Scores
+
+        return Scores(folder)
+    raise ReactvlError(f"{folder}: the output of `{stage}` has no handle; it is used by name")
+
+
+def verify(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> None:
+    """Compare every file of a stage's folder with the hash in its manifest; ReactvlError names those that differ."""
+    changed = changed_files(folder)
+    if changed:
+        raise ReactvlError(
+            f"{folder}: {len(changed)} files differ from the manifest: {', '.join(changed[:5])}; run the stage again"
+        )
+    say(f"verify: {folder} is whole ({len(read_manifest(folder).files)} files)")
