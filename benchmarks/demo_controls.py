@@ -81,7 +81,9 @@ def setting(home: Path, base: rv.Model, recipe, pool: str, parts: dict) -> Setti
     return Setting(home, embeddings, pairs)
 
 
-def trained(at: Setting, base: rv.Model, recipe, mode: str, condition: str, lr: float, seed: int, views: Path) -> rv.Model:
+def trained(
+    at: Setting, base: rv.Model, recipe, mode: str, condition: str, lr: float, seed: int, views: Path
+) -> rv.Model:
     """One customization, as the recipe has it but for the pairs, the learning rate and the seed."""
     asked = options(recipe.customize[mode]) | {"lr": lr, "seed": seed}
     if condition == "random":
@@ -107,7 +109,10 @@ def chosen_rates(at: Setting, base: rv.Model, recipe, views: Path) -> dict[str, 
         for condition in CONDITIONS:
             by_rate = {lr: means[1 + list(tried).index((mode, condition, lr))] for lr in rates}
             best[mode][condition] = max(by_rate, key=by_rate.get)
-            print(f"  {mode:12s} {condition:10s}", "  ".join(f"{lr:g}: {100 * value:.1f}" for lr, value in by_rate.items()))
+            print(
+                f"  {mode:12s} {condition:10s}",
+                "  ".join(f"{lr:g}: {100 * value:.1f}" for lr, value in by_rate.items()),
+            )
     return best
 
 

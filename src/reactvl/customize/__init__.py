@@ -19,7 +19,8 @@ Tune = Literal["gated-image", "locked-text", "full"]
 def customize(
     model: Annotated[str | object, Opt("model to start from: NAME:TAG, a model folder, an earlier result")],
     pairs: Annotated[
-        str | Path | object, Opt("retrieved pairs, or whole embeddings (a folder), or shards: 'pool/{00000..00009}.tar'", positional=True)
+        str | Path | object,
+        Opt("retrieved pairs, or whole embeddings (a folder), or shards: 'pool/{00000..00009}.tar'", positional=True),
     ],
     *,
     out: Annotated[Path, Opt("folder of the customized model", table=False)],
@@ -55,9 +56,10 @@ def customize(
 ) -> object:
     """Train a model on image-text pairs, its text tower locked (or not), and write the customized model.
 
-    `pairs` is a `Pairs` or an `Embeddings`, the folder of one, or a pattern of webdataset shards. Returns the customized `Model`. Text vectors of
-    a locked text tower are read from the embeddings where the same model made them, else encoded once. Follows REACT (CVPR
-    2023): AdamW (0.9, 0.98), eps 1e-6, cosine schedule, `logit_scale` trained and held within [1, 100].
+    `pairs` is a `Pairs` or an `Embeddings`, the folder of one, or a pattern of webdataset shards. Returns the customized
+    `Model`. Text vectors of a locked text tower are read from the embeddings where the same model made them, else encoded
+    once. Follows REACT (CVPR 2023): AdamW (0.9, 0.98), eps 1e-6, cosine schedule, `logit_scale` trained and held within
+    [1, 100].
     Raises ReactvlError for bad options, before any work.
     """
     from reactvl.customize.run import Request, execute
@@ -97,7 +99,7 @@ def customize(
             request = Request(
                 base=base, pairs=pairs, tune=tune, last_k=last_k, freeze=freeze, epochs=epochs, steps=steps, batch_size=batch_size,
                 lr=lr, alpha_lr=alpha_lr, wd=wd, warmup=warmup, grad_clip_norm=grad_clip_norm, augmentation=augmentation, views=views,
-                view_cache=view_cache or Path(out).parent / "views", train_num_samples=train_num_samples, seed=seed,
+                view_cache=Path(view_cache or Path(out).parent / "views"), train_num_samples=train_num_samples, seed=seed,
                 precision=precision, save_every=save_every, device=device, workers=workers,
             )  # fmt: skip
             execute(request, stage)

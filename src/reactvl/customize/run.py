@@ -85,6 +85,8 @@ def execute(request: Request, stage: Stage) -> None:
     else:
         keep = np.arange(len(pairs))
     unread: dict[int, str] = dict(features.bad) if features else {}
+    if not len(keep):
+        raise ReactvlError(f"none of the {len(pairs):,} pictures can be read ({next(iter(unread.values()))})")
     texts, text_upper = text_source(model, pairs, device, precision)
 
     steps = request.steps or math.ceil(request.epochs * len(keep) / request.batch_size)

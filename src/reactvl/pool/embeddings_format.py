@@ -67,7 +67,7 @@ class PartWriter:
     """
 
     def __init__(self, folder: Path | str, part: int, rows: int, dim: int):
-        self.folder, self.part, self.rows, self.dim = Path(folder), part, rows, dim
+        self.folder, self.part, self.rows, self.dim = Path(folder), part, int(rows), int(dim)
         self.written = 0
         self._held: list[pa.Table] = []
 

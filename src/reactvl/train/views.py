@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reactvl.manifest import ReactvlError, replacing, sha256_json, write_json
+from reactvl.manifest import replacing, sha256_json, write_json
 from reactvl.models.encoder import autocast
 from reactvl.progress import progress
 from reactvl.train.augmentation import Augment
@@ -141,8 +141,8 @@ def compute(
                             features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
                         features[rows] = made
                     bar.advance(len(rows) + len(unread))
-                if features is None:
-                    raise ReactvlError(f"none of the {len(pairs):,} pictures can be read ({next(iter(bad.values()))})")
+                if features is None:  # not one readable picture, and so no shape of a feature: a column of NaN
+                    features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(len(pairs), 1))
                 features[sorted(bad)] = np.nan
                 features.flush()
                 write_json(home / "skipped.json", {str(samples[row]): why for row, why in sorted(bad.items())})

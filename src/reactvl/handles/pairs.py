@@ -1,0 +1,103 @@
+"""The handle on a retrieved folder: the chosen pairs, a view on the pool."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reactvl.handles.embeddings import Embeddings
+from reactvl.manifest import Manifest, ModelId, ReactvlError, input_id, input_path, missing_files, read_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE = "pairs.parquet"
+
+
+class Pairs:
+    """Retrieved pairs, ordered by class and rank; opening checks the folder against its manifest.
+
+    Pair i is row i of `table()`. Images stay in the pool: `read_image(i)` reads one by its offset. Raises ReactvlError
+    when the folder is no output of `retrieve`, lacks a file or has another number of pairs than its manifest says.
+    """
+
+    def __init__(self, folder: str | Path):
+        import pyarrow.parquet as pq
+
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder, "retrieve")
+        lost = missing_files(self.folder, self.manifest)
+        if lost:
+            raise ReactvlError(f"{self.folder}: lacks {lost[0]}; run `reactvl retrieve` again")
+        self._rows = pq.read_metadata(self.folder / FILE).num_rows
+        if self._rows != self.manifest.counts["pairs"]:
+            raise ReactvlError(
+                f"{self.folder / FILE}: holds {self._rows:,} pairs, its manifest says "
+                f"{self.manifest.counts['pairs']:,}; run `reactvl retrieve --overwrite`"
+            )
+
+    def table(self, columns: list[str] | None = None) -> "pa.Table":
+        """The pairs, all columns or those named; see `retrieve.tables.PAIRS` for what each holds."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / FILE, columns=columns)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a class's id is its place. Two classes of one name stay two."""
+        return list(self.manifest.options["classes"])
+
+    @property
+    def model(self) -> ModelId:
+        """The model whose vectors the pairs were found with."""
+        return self.manifest.model
+
+    @functools.cached_property
+    def embeddings(self) -> Embeddings:
+        """The embeddings that the pairs were chosen from; ReactvlError when they are gone or not the same any more."""
+        home = input_path(self.folder, self.manifest, "embeddings")
+        if not (home / "manifest.json").exists():
+            raise ReactvlError(f"{self.folder}: its embeddings {home} are not there; move them back or retrieve again")
+        if input_id(home, self.folder).sha256 != self.manifest.inputs["embeddings"].sha256:
+            raise ReactvlError(
+                f"{self.folder}: was retrieved from other embeddings than {home} holds now; retrieve again"
+            )
+        return Embeddings(home)
+
+    def by_class(self, name: str | int) -> "pa.Table":
+        """The pairs of one class by its name (all classes of that name) or id; ReactvlError when there is no such
+        class."""
+        import pyarrow.compute as pc
+
+        classes = self.classes
+        if isinstance(name, str):
+            wanted = [number for number, known in enumerate(classes) if known == name]
+        else:
+            wanted = [name] if 0 <= name < len(classes) else []
+        if not wanted:
+            raise ReactvlError(
+                f"{self.folder}: has no class {name!r}; it has {len(classes)}, such as {', '.join(classes[:3])}"
+            )
+        table = self.table()
+        return table.filter(pc.is_in(table["class_id"], value_set=_ids(wanted)))
+
+    def read_image(self, pair: int) -> bytes:
+        """The encoded image of pair number `pair`, read from its shard."""
+        if not 0 <= pair < len(self):
+            raise IndexError(f"pair {pair} of {len(self)}")
+        return self.embeddings.read_bytes(**self._places[pair])
+
+    @functools.cached_property
+    def _places(self) -> list[dict]:
+        return self.table(["shard", "offset", "size"]).to_pylist()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __repr__(self) -> str:
+        return f"Pairs({str(self.folder)!r}: {len(self):,} pairs, {len(self.classes):,} classes)"
+
+
+def _ids(wanted: list[int]):
+    import pyarrow as pa
+
+    return pa.array(wanted, type=pa.int32())
