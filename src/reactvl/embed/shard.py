@@ -94,10 +94,18 @@ def embed_shard(task: Task, settings: Settings, advance: Advance | None = None) 
         result, waiting = embedded(task, settings, encoder, advance or (lambda *_: None))
     finally:
         torch.set_num_threads(before)
-    if result.metadata.num_rows and not same_shard(task.shard, task.fingerprint):
-        raise ReactvlError(f"shard {task.shard}: has changed while it was read; run again when the pool is complete")
+    if result.metadata.num_rows and not still_there(task):
+        raise ReactvlError(f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete")
     write(task.result, result)
     return Report(len(result.images), time.monotonic() - began, waiting)
+
+
+def still_there(task: Task) -> bool:
+    """Whether the shard is the file that the run began with; a pool may vanish under a long run."""
+    try:
+        return same_shard(task.shard, task.fingerprint)
+    except OSError:
+        return False
 
 
 def made_by(precision: str, threads: int) -> dict[str, Any]:
