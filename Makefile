@@ -9,7 +9,7 @@ OUT ?= out/demo
 # TORCH=preinstalled: the environment sees the packages of $(PYTHON), and a torch that is there is used as it is.
 ifeq ($(TORCH),preinstalled)
 VENV_FLAGS := --system-site-packages
-PINS := $(VENV)/constraints-without-torch.txt
+PINS := $(VENV)/constraints.txt
 else
 PINS := constraints.txt
 endif
@@ -18,7 +18,10 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
-	grep -vE '^(torch|torchvision|triton|nvidia-)' constraints.txt > $(VENV)/constraints-without-torch.txt
+ifeq ($(TORCH),preinstalled)
+	grep -vE '^(torch|torchvision)==' constraints.txt > $(PINS)
+	$(BIN)/python -c "import torch; print('torch==' + torch.__version__)" >> $(PINS)
+endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
 	touch $@
 

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -40,6 +40,7 @@ class Option:
 
 
 COMMON = {"model", "out", "overwrite"}  # said once for a whole recipe, or by its folders
+UNIONS, LISTS = (Union, types.UnionType), (list, tuple, Sequence)
 PLAIN = (str, int, float, bool, Path, type(None))
 
 
@@ -60,21 +61,26 @@ def plain(hint: Any) -> Any:
     """The part of a type that text can give."""
     if hint in PLAIN or get_origin(hint) is Literal:
         return hint
-    if get_origin(hint) in (list, tuple):
+    if get_origin(hint) in LISTS:
         return list[plain(get_args(hint)[0])]
-    if get_origin(hint) in (Union, types.UnionType):
-        kept = [plain(part) for part in get_args(hint) if typeable(part)]
-        # a list and its one-element spelling ("dtd" for ["dtd"]) are one thing on a command line
-        lists = [part for part in kept if get_origin(part) is list]
-        kept = [part for part in kept if not any(part is get_args(many)[0] for many in lists)]
-        return Union[tuple(kept)]  # noqa: UP007 - built from a list
+    if get_origin(hint) in UNIONS:
+        return Union[tuple(plain(part) for part in get_args(hint) if typeable(part))]  # noqa: UP007 - built from a tuple
     raise TypeError(f"{hint}: not a type that text can give")
 
 
 def typeable(hint: Any) -> bool:
-    if get_origin(hint) in (list, tuple):
+    if get_origin(hint) in LISTS:
         return typeable(get_args(hint)[0])
+    if get_origin(hint) in UNIONS:
+        return any(typeable(part) for part in get_args(hint))
     return hint in PLAIN or get_origin(hint) is Literal
+
+
+def typed(hint: Any) -> Any:
+    """What a command line takes: where a text or a list of texts may stand, it is the text (a file, or a comma list)."""
+    if get_origin(hint) in UNIONS and str in get_args(hint):
+        return Union[tuple(part for part in get_args(hint) if get_origin(part) is not list)]  # noqa: UP007
+    return hint
 
 
 def table(stage: Callable, name: str) -> type[msgspec.Struct]:
@@ -93,7 +99,7 @@ def as_text(hint: Any) -> Any:
         return str
     if get_origin(hint) is list:
         return list[as_text(get_args(hint)[0])]
-    if get_origin(hint) in (Union, types.UnionType):
+    if get_origin(hint) in UNIONS:
         return Union[tuple(as_text(part) for part in get_args(hint))]  # noqa: UP007 - built from a tuple
     return hint
 
@@ -107,7 +113,7 @@ def command_line(stage: Callable, verb: str, args: list[str]) -> dict[str, Any]:
 
     fields = []
     for option in options_of(stage):
-        hint = option.type
+        hint = typed(option.type)
         listed = is_list(hint)
         if option.opt.positional:
             hint = tyro.conf.Positional[hint]
@@ -126,7 +132,7 @@ def command_line(stage: Callable, verb: str, args: list[str]) -> dict[str, Any]:
 
 def split(option: Option, value: Any) -> Any:
     """`--tasks dtd,food-101` and `--tasks dtd food-101` are the same list."""
-    if is_list(option.type) and value is not None and not option.opt.positional:
+    if is_list(typed(option.type)) and value is not None and not option.opt.positional:
         parts = [
             part
             for item in value

@@ -42,6 +42,15 @@ def test_each_mode_trains_what_it_says_and_nothing_else(run, small_model, tmp_pa
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
+def test_the_end_says_how_far_the_gates_opened_and_warns_of_shut_ones(run, small_model, tmp_path, capsys):
+    for name, rate, warned in (("shut", 1e-5, True), ("open", 0.1, False)):
+        rv.customize(small_model, run / "retrieved", out=tmp_path / name, alpha_lr=rate, **SHORT)
+        said = capsys.readouterr().out
+        widest = read_manifest(tmp_path / name).facts["widest_gate"]
+        assert f"max |tanh(alpha)| = {widest:.3f}" in said
+        assert ("hardly opened" in said) == warned == (widest < 0.05)
+
+
 def test_training_lowers_the_loss(run, small_model, tmp_path):
     rv.customize(
         small_model, run / "retrieved", out=tmp_path / "out", tune="locked-text", lr=3e-3, **SHORT | {"steps": 40}

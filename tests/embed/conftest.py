@@ -6,30 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests_support import write_model
 
 from reactvl.pool.writer import ShardWriter
-
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-    },
-    "preprocess_cfg": {"size": 32},
-    "reactvl": {},
-}
-
-
-def write_model(folder: Path, seed: int) -> str:
-    """A model folder of a CLIP with random weights."""
-    import torch
-
-    from reactvl.models.folder import write
-    from reactvl.models.model import construct
-
-    torch.manual_seed(seed)
-    write(folder, construct(CONFIG), CONFIG)
-    return str(folder)
 
 
 def make_image(number: int, ext: str = "jpg") -> bytes:

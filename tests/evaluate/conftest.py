@@ -7,28 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests_support import write_model
 
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-    },
-    "preprocess_cfg": {"size": 32},
-    "reactvl": {},
-}
 HOSTILE = "<script>alert('x')</script> & \"ox\""
-
-
-def write_model(folder: Path, seed: int) -> str:
-    import torch
-
-    from reactvl.models.folder import write
-    from reactvl.models.model import construct
-
-    torch.manual_seed(seed)
-    write(folder, construct(CONFIG), CONFIG)
-    return str(folder)
 
 
 def picture(seed: int) -> bytes:

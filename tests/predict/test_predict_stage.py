@@ -11,31 +11,17 @@ from PIL import Image
 
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder
-from reactvl.models.folder import write
-from reactvl.models.model import construct
 from reactvl.pool.images import to_pixels
 from reactvl.predict import predict
 from reactvl.predict.files import image_files
 from reactvl.tasks.templates import read_templates
 
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-    },
-    "preprocess_cfg": {"size": 32},
-    "reactvl": {},
-}
 CLASSES = ["red panda", "ox, wild", '"crab"', "a", "b", "c"]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    write(folder, construct(CONFIG), CONFIG)
-    return str(folder)
+def model(small_model):
+    return small_model
 
 
 def picture(seed: int) -> bytes:

@@ -95,7 +95,9 @@ def embed_shard(task: Task, settings: Settings, advance: Advance | None = None) 
     finally:
         torch.set_num_threads(before)
     if result.metadata.num_rows and not still_there(task):
-        raise ReactvlError(f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete")
+        raise ReactvlError(
+            f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete"
+        )
     write(task.result, result)
     return Report(len(result.images), time.monotonic() - began, waiting)
 
