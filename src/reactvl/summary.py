@@ -25,7 +25,7 @@ def write_summary(run: Path) -> None:
     labels = [model["label"] for model in results["models"]]
     page = Page(
         f"{len(pairs.classes):,} classes from {len(pairs.embeddings):,} pairs",
-        f"{pairs.model.name}, customized to class names alone: {len(pairs):,} pairs retrieved, no label used",
+        f"{labels[0]}, customized to class names alone: {len(pairs):,} pairs retrieved, no label used",
     )
     page.section("Scores", evaluation.scores(results, labels), intro=evaluation.score_note(results))
     if len(labels) > 1:
@@ -34,7 +34,9 @@ def write_summary(run: Path) -> None:
             evaluation.gains(results, labels),
             intro="Points over the first model. An interval that does not reach 0 is a difference beyond chance.",
         )
-    tuned = sorted(path for path in (run / "customized").glob("*/metrics.jsonl"))
+    tuned = [
+        run / "customized" / label / "metrics.jsonl" for label in labels[1:]
+    ]  # in the table's order, and so its colours
     curves = {path.parent.name: evaluation.lines(path) for path in tuned}
     page.section("Learning curves", plots.learning_curves(curves) + training(tuned))
     if len(labels) > 1:
