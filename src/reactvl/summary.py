@@ -34,9 +34,7 @@ def write_summary(run: Path) -> None:
             evaluation.gains(results, labels),
             intro="Points over the first model. An interval that does not reach 0 is a difference beyond chance.",
         )
-    tuned = [
-        run / "customized" / label / "metrics.jsonl" for label in labels[1:]
-    ]  # in the table's order, and so its colours
+    tuned = [Path(model["name"]) / "metrics.jsonl" for model in results["models"][1:]]  # the table's order, and colours
     curves = {path.parent.name: evaluation.lines(path) for path in tuned}
     page.section("Learning curves", plots.learning_curves(curves) + training(tuned))
     if len(labels) > 1:
