@@ -27,8 +27,8 @@ def test_the_command_line_has_the_signatures_options_and_defaults(verb, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     for option in options_of(stage):
-        if not option.opt.positional:  # a positional is shown by its type alone
-            assert f"--{option.name.replace('_', '-')}" in shown
+        wanted = option.name.upper() if option.opt.positional else f"--{option.name.replace('_', '-')}"
+        assert wanted in shown
         assert option.opt.help.split()[0] in shown
     needed = []
     for option in options_of(stage):

@@ -117,7 +117,8 @@ def command_line(stage: Callable, verb: str, args: list[str]) -> dict[str, Any]:
         listed = is_list(hint)
         if option.opt.positional:
             hint = tyro.conf.Positional[hint]
-        hint = Annotated[hint, tyro.conf.arg(help=option.opt.help, prefix_name=False)]
+        metavar = option.name.upper() if option.opt.positional else None
+        hint = Annotated[hint, tyro.conf.arg(help=option.opt.help, metavar=metavar, prefix_name=False)]
         if option.required:
             fields.append((option.name, hint))
         else:
