@@ -20,14 +20,14 @@ def home(tmp_path_factory) -> Path:
     """A pool, a model, another model, class names and a task."""
     home = tmp_path_factory.mktemp("home")
     write_pool(home / "pool", shards=2, pairs=40)
-    write_model(home / "model", seed=0)
+    write_model(home / "base", seed=0)
     write_model(home / "other", seed=1)
     (home / "classes.txt").write_text("red\ngreen\nblue\n")
     write_task(home / "data" / "colours", ["red", "green", "blue"], each=4)
     (home / "recipe.toml").write_text(
         """
 pool = "pool/{00000..00001}.tar"
-model = "model"
+model = "base"
 [retrieve]
 classes = "classes.txt"
 templates = ["{}", "a {} thing"]
@@ -55,7 +55,7 @@ def finished(home) -> Path:
 
 def test_a_run_goes_from_pool_to_report(finished):
     results = json.loads((finished / "evaluation" / "results.json").read_text())
-    assert [model["label"] for model in results["models"]] == ["model", "gated-image"]
+    assert [model["label"] for model in results["models"]] == ["base", "gated-image"]
     assert (finished / "report.html").stat().st_size < 12_000_000
     assert (finished / "index" / "index.faiss").exists()
     for folder in ("embeddings", "retrieved", "customized/gated-image", "evaluation", "index"):
@@ -88,7 +88,7 @@ def test_a_run_without_a_recipe_writes_one(home):
         "--classes",
         home / "classes.txt",
         "--model",
-        home / "model",
+        home / "base",
         "--until",
         "retrieve",
         "--out",
@@ -114,9 +114,9 @@ def test_predict_names_ones_own_pictures(home, finished):
 BAD = {
     "no such model": (["embed", "pool", "--model", "ViT-B32:openai", "--out", "x"], "no such model"),
     "no such folder": (["embed", "pool", "--model", "./gone", "--out", "x"], "no such model folder"),
-    "a folder that is no pool": (["embed", "data", "--model", "./model", "--out", "x"], "holds no .tar"),
+    "a folder that is no pool": (["embed", "data", "--model", "./base", "--out", "x"], "holds no .tar"),
     "a missing shard": (
-        ["embed", "pool/{00000..00007}.tar", "--model", "./model", "--out", "x"],
+        ["embed", "pool/{00000..00007}.tar", "--model", "./base", "--out", "x"],
         "00002.tar does not exist",
     ),
     "an empty class list": (["retrieve", "run/embeddings", "--classes", "empty.txt", "--out", "x"], "empty.txt"),
@@ -130,13 +130,13 @@ BAD = {
         ["retrieve", "other-run/embeddings", "--classes", "a,b", "--search", "run/index", "--out", "x"],
         "index",
     ),
-    "a task that is not there": (["evaluate", "./model", "--data", "data", "--tasks", "dtd", "--out", "x"], "dtd"),
+    "a task that is not there": (["evaluate", "./base", "--data", "data", "--tasks", "dtd", "--out", "x"], "dtd"),
     "an unknown verb": (["embedd"], "no command"),
     "an unknown recipe key": (["run", "typo.toml", "--out", "x"], "per_clas"),
     "a recipe that is not there": (["run", "gone.toml", "--out", "x"], "no such recipe"),
     "nothing to run": (["run", "--out", "x"], "give a recipe"),
     "a bad setting": (
-        ["customize", "run/retrieved", "--model", "./model", "--aug-cfg", "hflip=7", "--out", "x"],
+        ["customize", "run/retrieved", "--model", "./base", "--aug-cfg", "hflip=7", "--out", "x"],
         "hflip",
     ),
 }
@@ -147,7 +147,7 @@ def test_a_bad_option_ends_at_once_in_one_line(home, finished, case, monkeypatch
     monkeypatch.chdir(home)
     (home / "empty.txt").write_text("\n\n")
     (home / "typo.toml").write_text(
-        'pool = "pool"\nmodel = "model"\n[retrieve]\nclasses = "classes.txt"\nper_clas = 3\n'
+        'pool = "pool"\nmodel = "base"\n[retrieve]\nclasses = "classes.txt"\nper_clas = 3\n'
     )
     if case == "an index of another model" and not (home / "other-run").exists():
         assert reactvl("embed", "pool", "--model", "./other", "--out", "other-run/embeddings").returncode == 0
