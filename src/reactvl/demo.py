@@ -28,8 +28,6 @@ def demo(
 
     Raises ReactvlError where the embedded data are not there (they come with the repository, not with the package).
     """
-    from reactvl.handles.scores import Scores
-
     began = time.monotonic()
     if not (data / "recipe.toml").is_file():
         raise ReactvlError(
@@ -37,10 +35,7 @@ def demo(
         )
     unpack(data)
     run(data / "recipe.toml", out=out)
-    say("")
-    say(Scores(out / "evaluation").table())
-    say("")
-    say(f"demo: {time.monotonic() - began:.0f} s from the shards to this table; open {out / 'report.html'}")
+    say(f"demo: {time.monotonic() - began:.0f} s from the shards to the table above; open {out / 'report.html'}")
     return out
 
 
