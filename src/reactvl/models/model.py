@@ -228,7 +228,10 @@ def construct(config: dict[str, Any]) -> nn.Module:
 
 def quiet_transformers() -> None:
     """Its bars and reports of unused tensors say nothing to our users; what does not fit is an error of our own loader."""
-    import transformers
+    try:
+        import transformers
+    except ImportError:
+        raise ReactvlError("this model's text tower needs transformers: pip install 'reactvl[demo]'") from None
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
