@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(run, small_model, tmp_path, view
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         process = subprocess.Popen(command(killed, tmp_path / "views-b"), **quiet)
         deadline = time.monotonic() + 120
-        log = killed / ".work" / "checkpoint.pt"
+        log = killed / ".work" / "checkpoint.safetensors"
         began = log.stat().st_mtime_ns if log.exists() else 0
         while process.poll() is None and time.monotonic() < deadline:
             if log.exists() and log.stat().st_mtime_ns > began and wanted <= 0:
@@ -94,7 +94,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(run, small_model, tmp_path, view
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     subprocess.run(command(killed, tmp_path / "views-b"), check=True, capture_output=True)
-    for name in ("model/open_clip_model.safetensors", "metrics.jsonl", "checkpoints/last.pt"):
+    for name in ("model/open_clip_model.safetensors", "metrics.jsonl", "checkpoints/last.safetensors"):
         assert sha256_file(killed / name) == sha256_file(tmp_path / "whole" / name), name
 
 

@@ -2,7 +2,7 @@
 
     reactvl customize run/retrieved --model ViT-B-32:openai --tune gated-image --out run/customized
 
-The folder holds `model/` (config and safetensors), `metrics.jsonl` (a line a step) and `checkpoints/last.pt`. A run that was
+The folder holds `model/` (config and safetensors), `metrics.jsonl` (a line a step) and `checkpoints/last.safetensors`. A run that was
 stopped goes on from its last checkpoint and ends in the same bytes.
 """
 

@@ -59,7 +59,7 @@ class Request:
 
 
 def execute(request: Request, stage: Stage) -> None:
-    """Train and write `model/`, `metrics.jsonl`, `checkpoints/last.pt` and the manifest."""
+    """Train and write `model/`, `metrics.jsonl`, `checkpoints/last.safetensors` and the manifest."""
     device = choose_device(request.device)
     precision = choose_precision(request.precision, device)
     threads = fix_threads()
@@ -275,7 +275,7 @@ def write(model: Model, stage: Stage) -> None:
     model.save(stage.work / "model")
     os.replace(stage.work / "model", stage.out / "model")
     (stage.out / "checkpoints").mkdir(exist_ok=True)
-    os.replace(stage.work / "checkpoint.pt", stage.out / "checkpoints" / "last.pt")
+    os.replace(stage.work / loop.CHECKPOINT, stage.out / "checkpoints" / "last.safetensors")
     os.replace(stage.work / "metrics.jsonl", stage.out / "metrics.jsonl")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,6 +28,7 @@ from reactvl.train.tuning import Group
 
 MAX_LOGIT_SCALE = math.log(100)
 BETAS, EPS = (0.9, 0.98), 1e-6
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +147,14 @@ def attention(device: torch.device) -> contextlib.AbstractContextManager:
 def save(
     folder: Path, parameters: dict[str, nn.Parameter], trained: list[str], optimizer: torch.optim.Optimizer, step: int
 ) -> None:
-    """Write `checkpoint.pt`, whole or not at all."""
-    state = {
-        "step": step,
-        "weights": {name: parameters[name].detach().cpu() for name in trained},
-        "optimizer": optimizer.state_dict(),
-    }
-    with replacing(folder / "checkpoint.pt") as part:
-        torch.save(state, part)
+    """Write the checkpoint, whole or not at all: every trained tensor as `weight:NAME`, with AdamW's `step:`, `exp_avg:`
+    and `exp_avg_sq:` beside it."""
+    tensors = {}
+    for name in trained:
+        kept = {"weight": parameters[name].detach(), **optimizer.state.get(parameters[name], {})}
+        tensors |= {f"{kind}:{name}": tensor.cpu().contiguous() for kind, tensor in kept.items()}
+    with replacing(folder / CHECKPOINT) as part:
+        save_file(tensors, part, {"step": str(step)})
 
 
 def resume(
@@ -161,19 +164,26 @@ def resume(
     optimizer: torch.optim.Optimizer,
     metrics: Path,
 ) -> int:
-    """Load `checkpoint.pt` if there is one, cut `metrics` to its step, and return the step to go on from."""
-    path = folder / "checkpoint.pt"
+    """Load the checkpoint if there is one, cut `metrics` to its step, and return the step to go on from."""
+    path = folder / CHECKPOINT
     if not path.exists():
         write_bytes(metrics, b"")
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     with torch.no_grad():
         for name in trained:
-            parameters[name].copy_(state["weights"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    lines = metrics.read_bytes().splitlines(keepends=True)[: state["step"]]
+            parameter = parameters[name]
+            parameter.copy_(tensors[f"weight:{name}"])
+            kept = {kind: tensors.get(f"{kind}:{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
+            if kept["step"] is not None:
+                optimizer.state[parameter] = {
+                    kind: tensor if kind == "step" else tensor.to(parameter.device) for kind, tensor in kept.items()
+                }
+    lines = metrics.read_bytes().splitlines(keepends=True)[:step]
     write_bytes(metrics, b"".join(lines))
-    return state["step"]
+    return step
 
 
 def openings_after(net: nn.Module) -> float | None:
