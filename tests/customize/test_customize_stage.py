@@ -61,7 +61,7 @@ def test_training_lowers_the_loss(run, small_model, tmp_path):
 
 COMMAND = """
 import reactvl as rv
-rv.customize({model!r}, {pairs!r}, out={out!r}, tune="gated-image", steps=30, batch_size=16, workers=1, save_every=4, views={views},
+rv.customize({model!r}, {pairs!r}, out={out!r}, tune="gated-image", steps=60, batch_size=16, workers=1, save_every=4, views={views},
              aug_cfg=["auto_augment=None"], view_cache={cache!r})
 """
 
@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(run, small_model, tmp_path, view
 
     subprocess.run(command(tmp_path / "whole", tmp_path / "views-a"), check=True, capture_output=True)
     generator = np.random.default_rng(views)
-    killed = tmp_path / "killed"
+    killed, ends = tmp_path / "killed", []
     for _ in range(2):
         wanted = int(generator.integers(3, 25))
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
@@ -92,7 +92,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(run, small_model, tmp_path, view
             wanted -= log.exists()
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        ends.append(process.wait())
+    assert -signal.SIGKILL in ends
     subprocess.run(command(killed, tmp_path / "views-b"), check=True, capture_output=True)
     for name in ("model/open_clip_model.safetensors", "metrics.jsonl", "checkpoints/last.safetensors"):
         assert sha256_file(killed / name) == sha256_file(tmp_path / "whole" / name), name
