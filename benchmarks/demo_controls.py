@@ -7,7 +7,7 @@
 
 Every condition's learning rate is chosen in the same way: on the validation style's pictures, with the validation style's shard
 left out of pool and training. Then every condition is trained from the whole pool with three seeds and evaluated once on
-the held-out styles. Writes docs/demo.md. About 50 minutes on two cores; a run that was stopped goes on:
+the held-out styles. Writes docs/demo.md. About half an hour on two cores; a run that was stopped goes on:
 
     .venv/bin/python benchmarks/demo_controls.py --out out/controls
 """

@@ -2,7 +2,7 @@
 
 A hybrid ViT: ImageNet's EfficientNet-Lite0 as a frozen stem under a small transformer; captions through a frozen MiniLM and a
 trained projection. It is trained contrastively on part A of the pool alone (one style of drawings and the distractors), by this
-project's own trainer. Run time: about 15 minutes on two cores. Once for the weights, once for how long to train:
+project's own trainer. Run time: about five minutes on two cores. Once for the weights, once for how long to train:
 
     .venv/bin/python demo/train_base.py --out out/base                         # writes demo/base
     .venv/bin/python demo/train_base.py --out out/base --compare 150 300 600   # accuracy on the validation style by steps

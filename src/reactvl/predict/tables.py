@@ -1,5 +1,6 @@
 """Writers of predictions: parquet and CSV, a batch at a time, whole or not at all."""
 
+import abc
 import contextlib
 import csv
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ class Row(NamedTuple):
     ranked: list[tuple[str, float]]
 
 
-class Table:
+class Table(abc.ABC):
     """A file of predictions while it is written: a context manager; `count` rows so far."""
 
     def __init__(self, path: Path):
@@ -37,11 +38,13 @@ class Table:
             self.add(rows)
             self.count += len(rows)
 
+    @abc.abstractmethod
     def open(self, part: Path) -> None:
-        raise NotImplementedError
+        """Begin the file."""
 
+    @abc.abstractmethod
     def add(self, rows: list[Row]) -> None:
-        raise NotImplementedError
+        """Append rows."""
 
 
 class CsvTable(Table):
