@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -144,14 +144,21 @@ def stage_folder(
         raise ReactvlError(f"{out}: is a file; --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ReactvlError(f"{out}: another process is writing here; wait for it or choose another --out") from None
+        if not locked(lock, out / ".lock"):
+            raise ReactvlError(f"{out}: another process is writing here; wait for it or choose another --out")
         try:
             yield _open(out, manifest, overwrite, piecewise)
         finally:
             (out / ".lock").unlink(missing_ok=True)
+
+
+def locked(lock: TextIO, path: Path) -> bool:
+    """Take the lock without waiting. A file that its last owner removed after we opened it locks nobody out, and is no lock."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(lock.fileno()).st_ino == path.stat().st_ino
+    except OSError:
+        return False
 
 
 def _open(out: Path, manifest: Manifest, overwrite: bool, piecewise: Collection[str]) -> Stage:
