@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tests_support import write_pool
 
 import reactvl as rv
 from reactvl.manifest import ReactvlError, read_manifest, sha256_file
@@ -116,6 +117,7 @@ def test_shards_can_be_trained_on_directly_and_bad_pictures_are_left_out(pool, s
         out = tmp_path / f"views-{views}"
         rv.customize(small_model, str(pool), out=out, tune="gated-image", views=views, **SHORT | {"steps": 12})
         assert read_manifest(out).counts == {"pairs": 90, "steps": 12, "unread": 2}
+        assert set(json.loads((out / "skipped.json").read_text())) == {"00000.tar/000000010", "00001.tar/000010005"}
 
 
 def test_a_random_subset_is_a_function_of_the_seed(pool, small_model, tmp_path):
@@ -135,6 +137,19 @@ def test_views_are_shared_between_modes_only_where_the_frozen_part_is_the_same(r
     assert len(list((tmp_path / "views").iterdir())) == 2
     with pytest.raises(ReactvlError, match="no part of the image tower"):
         rv.customize(small_model, run / "retrieved", out=tmp_path / "d", tune="locked-text", **options)
+
+
+def test_kept_views_of_another_pool_of_equal_names_are_not_taken(small_model, tmp_path):
+    """Shards and keys are called 00000.tar and 000000000 in every pool; what is kept of one must not serve another."""
+    options = SHORT | {"views": 1, "tune": "gated-image"}
+    first, second = (write_pool(tmp_path / name, shards=1, pairs=pairs) for name, pairs in (("one", 40), ("two", 41)))
+    rv.customize(small_model, str(first), out=tmp_path / "a", view_cache=tmp_path / "shared", **options)
+    rv.customize(small_model, str(second), out=tmp_path / "b", view_cache=tmp_path / "shared", **options)
+    rv.customize(small_model, str(second), out=tmp_path / "c", view_cache=tmp_path / "fresh", **options)
+    kept = sorted(len(np.load(path)) for path in tmp_path.glob("shared/*/block_*/ids.npy"))
+    assert kept == [40, 41]
+    name = "model/open_clip_model.safetensors"
+    assert sha256_file(tmp_path / "b" / name) == sha256_file(tmp_path / "c" / name)
 
 
 def test_an_up_to_date_folder_is_left_alone_and_another_request_is_refused(run, small_model, tmp_path):

@@ -15,7 +15,7 @@ import torch
 
 from reactvl.handles.embeddings import Embeddings
 from reactvl.handles.pairs import Pairs
-from reactvl.manifest import ReactvlError, Stage, read_manifest
+from reactvl.manifest import ReactvlError, Stage, read_manifest, write_json
 from reactvl.models.encoder import Encoder, autocast, choose_device, choose_precision, fix_threads, text_features
 from reactvl.models.gates import gated_layers, residual_blocks
 from reactvl.models.model import Model, with_gates
@@ -119,6 +119,9 @@ def execute(request: Request, stage: Stage) -> None:
         precision=precision, checkpoint_every=request.save_every, grad_clip=request.grad_clip_norm,
     )  # fmt: skip
     write(model, stage)
+    if unread:
+        listed = {f"{pairs.place(row)[0].name}/{pairs.keys[row]}": unread[row] for row in sorted(unread)}
+        write_json(stage.out / "skipped.json", listed)
     facts = {
         "trained_parameters": trained,
         "gated_layers": gated_layers(model.net.visual),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,21 @@ class TrainingPairs:
         return self.take(np.sort(rows))
 
     def samples(self) -> np.ndarray:
-        """What tells pictures apart (N,) uint64: a hash of shard name and key, the same in whatever set a picture stands."""
+        """What seeds a picture's augmentation (N,) uint64: a hash of shard name and key, the same in whatever set it stands."""
         names = [path.name for path in self.shards]
-        texts = (f"{names[shard]}/{key}" for shard, key in zip(self.shard.tolist(), self.keys, strict=True))
-        return np.array(
-            [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts], np.uint64
-        )
+        return hashes(f"{names[shard]}/{key}" for shard, key in zip(self.shard.tolist(), self.keys, strict=True))
+
+    def pictures(self) -> np.ndarray:
+        """What tells pictures apart (N,) uint64, also those of two pools that name shards and keys alike: the shard's bytes
+        and the image's place count too."""
+        names = [f"{path.name} {path.stat().st_size}" for path in self.shards]
+        places = zip(self.shard.tolist(), self.keys, self.offset.tolist(), self.size.tolist(), strict=True)
+        return hashes(f"{names[shard]}/{key} {offset} {size}" for shard, key, offset, size in places)
+
+
+def hashes(texts: Iterable[str]) -> np.ndarray:
+    """The first eight bytes of each text's SHA-256, as uint64."""
+    return np.array([int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts], np.uint64)
 
 
 def from_shards(pattern: str) -> TrainingPairs:

@@ -84,7 +84,7 @@ def ensure(
     workers: int | None,
 ) -> ViewFeatures:
     """Features of every pair in views 0..count-1, from `folder` and, where it lacks them, computed into it."""
-    samples = pairs.samples()
+    samples = pairs.pictures()
     found = ViewFeatures(whole_blocks(folder, count), samples)
     if not len(found.missing):
         return found
@@ -116,7 +116,7 @@ def compute(
     workers: int | None,
 ) -> None:
     """Write one block. A view is written whole or not at all, so that an interrupted run goes on with the next."""
-    samples = pairs.samples()
+    samples = pairs.pictures()
     home = folder / f"block_{hashlib.sha256(samples.tobytes()).hexdigest()[:16]}"
     home.mkdir(parents=True, exist_ok=True)
     with replacing(home / "ids.npy") as part, open(part, "wb") as file:
