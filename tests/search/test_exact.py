@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reactvl.search import exact, products, rescore
-from reactvl.search.exact import top_k
+from reactvl.search.exact import above, top_k
 from reactvl.search.hits import Hits
 
 PRODUCTS = ("fp32", "bf16", "blas")
@@ -146,6 +146,94 @@ def test_nothing_to_find():
     assert top_k(asked, [np.ones((0, 4), np.float16), np.ones((1, 4), np.float16)], 3).row.tolist() == [0, 0]
 
 
+def planted(generator, rows: int, dim: int, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and keys such that the rows `best` are the nearest of every query."""
+    asked = generator.standard_normal((300, dim)).astype(np.float32) + 2
+    keys = generator.standard_normal((rows, dim)).astype(np.float16)
+    keys[best] += np.float16(2)
+    return asked, keys
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("where", ["sampled", "unsampled", "spread"])
+def test_guessed_cutoffs(product, where, monkeypatch):
+    """The best rows all in the sample (the guess is too high: proved and searched again), none there, or spread."""
+    monkeypatch.setattr(exact, "SAMPLE_FROM", 1000)
+    monkeypatch.setattr(exact, "MANY", 1)
+    generator = np.random.default_rng(7)
+    sampled = (np.arange(4096) * (20_000 / 4096)).astype(np.int64)
+    pools = {"sampled": sampled, "unsampled": np.setdiff1d(np.arange(20_000), sampled), "spread": np.arange(20_000)}
+    asked, keys = planted(generator, 20_000, 24, generator.choice(pools[where], 60, replace=False))
+    redone = []
+    search = exact._search
+    monkeypatch.setattr(
+        exact, "_search", lambda queries, *rest, **named: redone.append(len(queries)) or search(queries, *rest, **named)
+    )
+    agree(top_k(asked, [keys[:7000], keys[7000:]], 40, product=product), asked, keys, 40)
+    assert (len(redone) > 1) == (where == "sampled")
+
+
+def test_lanes_agree_with_one(monkeypatch):
+    """Queries parted among cores, keys parted among cores, and one core give the same hits."""
+    generator = np.random.default_rng(8)
+    asked, keys = planted(generator, 30_000, 16, np.arange(500))
+    whole = {}
+    for lanes in (1, 2, 5):
+        monkeypatch.setattr(exact, "_lanes", lambda product, lanes=lanes: lanes)
+        for many in (1, 10_000):
+            monkeypatch.setattr(exact, "MANY", many)
+            hits = top_k(asked, [keys[:100], keys[100:]], 30)
+            whole[lanes, many] = (hits.query, hits.row, hits.score)
+    for other in whole.values():
+        for mine, first in zip(other, whole[1, 1], strict=True):
+            assert np.array_equal(mine, first)
+
+
+def test_a_full_block_of_queries():
+    """1024 queries fill the ten bits that a candidate has for them."""
+    generator = np.random.default_rng(9)
+    asked = generator.standard_normal((1030, 8)).astype(np.float32)
+    keys = generator.standard_normal((1500, 8)).astype(np.float16)
+    agree(top_k(asked, [keys], 3), asked, keys, 3)
+
+
+def test_the_gpu_path_on_this_machines_device():
+    """What a GPU runs (bf16 product, comparison and listing in torch), run on torch's CPU device."""
+    generator = np.random.default_rng(10)
+    asked = generator.standard_normal((40, 32)).astype(np.float32)
+    keys = generator.standard_normal((3000, 32)).astype(np.float16)
+    product = products.DeviceProduct("cpu")
+    query, row, score, _ = exact._search(asked, [keys], 25, product, 1 << 20, None)
+    rows, scores = float64_top_k(asked, keys, 25)
+    assert np.array_equal(row.reshape(40, 25), rows)
+    assert np.array_equal(score.astype(np.float32).reshape(40, 25), scores)
+    assert np.array_equal(query, np.repeat(np.arange(40), 25))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), threshold=st.floats(-6, 6), product=st.sampled_from(PRODUCTS), coarse=st.booleans()
+)
+def test_all_rows_above_a_threshold(seed, threshold, product, coarse):
+    """Range search equals float64's, rows exactly at the threshold included."""
+    generator = np.random.default_rng(seed)
+    asked = generator.standard_normal((5, 12)).astype(np.float32)
+    keys = generator.standard_normal((2500, 12)).astype(np.float16)
+    if coarse:
+        asked, keys, threshold = np.round(asked), np.round(keys), round(threshold)
+    hits = above(asked, [keys[:900], keys[900:]], threshold, product=product, memory=1)
+    rows, _ = float64_top_k(asked, keys, 2500)
+    exact_scores = np.stack(
+        [
+            np.einsum("nd,d->n", keys[row].astype(np.float64), query.astype(np.float64))
+            for row, query in zip(rows, asked, strict=True)
+        ]
+    )
+    wanted = [row[score >= threshold] for row, score in zip(rows, exact_scores, strict=True)]
+    assert np.array_equal(hits.row, np.concatenate(wanted))
+    assert np.array_equal(np.bincount(hits.query, minlength=5), [len(row) for row in wanted])
+
+
 def test_what_is_refused():
     keys = [np.ones((5, 4), np.float16)]
     with pytest.raises(ValueError, match="query 1 holds a NaN"):
@@ -170,7 +258,7 @@ def test_progress_counts_every_row_once():
 
 def test_equal_rows_score_alike_wherever_they_stand(monkeypatch):
     """Re-scoring gives bit-equal scores to equal rows, alone or among others, in any chunk."""
-    monkeypatch.setattr(rescore, "CHUNK_ROWS", 97)
+    monkeypatch.setattr(rescore, "AT_ONCE", 97 * 7)
     generator = np.random.default_rng(6)
     for dim in (1, 7, 64, 513):
         asked = generator.standard_normal((2, dim)).astype(np.float32)
