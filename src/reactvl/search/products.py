@@ -243,7 +243,7 @@ def choose(product: str, rows: int, k: int, queries: int, device: str = "cpu") -
     if device != "cpu":
         return DeviceProduct(device)
     if product == "auto":
-        pays = queries >= 64 and rows >= 100 * k
+        pays = queries >= 192 and rows >= 100 * k
         product = "bf16" if pays and bf16_in_hardware() else "fp32"
     kinds = {"bf16": BFloat16Product, "fp32": Float32Product, "blas": lambda: Float32Product(blas=True)}
     if product not in kinds:
