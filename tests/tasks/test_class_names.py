@@ -20,6 +20,12 @@ def test_names_may_hold_anything_but_line_breaks():
     assert read_classes("cat") == ["cat"]
 
 
+def test_a_comma_list_may_be_longer_than_a_files_name():
+    for count in (60, 6000):
+        names = [f"class {number}" for number in range(count)]
+        assert read_classes(", ".join(names)) == names
+
+
 def test_equal_names_stay_two_classes_with_a_warning():
     with pytest.warns(UserWarning, match="class 2 has the name of class 0, 'missile'"):
         assert read_classes(["missile", "gun", "missile"]) == ["missile", "gun", "missile"]
@@ -31,8 +37,11 @@ def test_equal_names_stay_two_classes_with_a_warning():
         ([], "no class name"),
         ("", "no class name"),
         (" , ", "no class name"),
-        (["a", " "], "name 1 is empty"),
-        (["a", ["b", "c"]], "not text"),
+        (["a", " "], r"classes\[1\]: the class name is empty"),
+        (["a", ["b", 3]], r"classes\[1\]: the name 3 is not text"),
+        (["a", None], r"classes\[1\]: None is not text"),
+        (["a", []], r"classes\[1\]: the class has no name"),
+        ("a||b,c", r"classes, entry 1: 'a\|\|b' has an empty name"),
         ("missing/classes.txt", "missing/classes.txt: no such file"),
         ("classes.txt", "no such file"),
     ],

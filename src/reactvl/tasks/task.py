@@ -121,17 +121,7 @@ def folded(name: str) -> str:
 
 
 def metric_of(name: str) -> Metric:
-    """The metric that ELEVATER reports for the dataset of this name; accuracy for any other."""
-    plain = "".join(letter for letter in folded(name) if letter.isalnum())
-    return "mean-per-class" if plain in MEAN_PER_CLASS else "accuracy"
+    """The metric that the benchmark of this name reports by class; accuracy for any other."""
+    from reactvl.tasks.benchmarks import metric_of as reported
 
-
-# ELEVATER's config names and dataset names, letters and digits only (REFERENCE.md, section 2)
-MEAN_PER_CLASS = {
-    "caltech101",
-    "fgvcaircraft2013b",
-    "fgvcaircraft2013bvariants102",
-    "flower102",
-    "oxfordflower102",
-    "oxfordiiitpets",
-}
+    return "mean-per-class" if reported(name) == "mean-per-class" else "accuracy"
