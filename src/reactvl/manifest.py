@@ -43,7 +43,8 @@ class InputId(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    """`manifest.json` of a stage's folder."""
+    """`manifest.json` of a stage's folder. `measured` holds wall-clock figures that people look for here (an index's latency):
+    they are no part of the result, and `input_id` leaves them out."""
 
     stage: str
     version: str
@@ -53,6 +54,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     counts: dict[str, int] = {}
     facts: dict[str, Any] = {}
     files: dict[str, str] = {}
+    measured: dict[str, Any] = {}
 
     def request(self, leave_out: Collection[str] = ()) -> str:
         """SHA-256 of what was asked for, but for the inputs left out: manifests of equal request describe the same result."""
@@ -77,11 +79,21 @@ def read_manifest(folder: Path | str, stage: str | None = None) -> Manifest:
 
 def input_id(folder: Path | str, beside: Path | str) -> InputId:
     """The identity of a stage folder as an input of the stage that writes `beside`."""
+    return InputId(path=path_beside(folder, beside), sha256=manifest_id(Path(folder) / "manifest.json"))
+
+
+def manifest_id(path: Path) -> str:
+    """SHA-256 of a manifest's file as it would be without wall-clock figures: equal results are equal inputs."""
+    raw = path.read_bytes()
+    value = json.loads(raw) if b'"measured"' in raw else {}
+    return hashlib.sha256(json_bytes(value) if value.pop("measured", None) else raw).hexdigest()
+
+
+def path_beside(folder: Path | str, beside: Path | str) -> str:
+    """How the stage folder `beside` names another folder: relative where both lie under one parent, so that they can be
+    moved together."""
     folder, beside = Path(folder).resolve(), Path(beside).resolve()
-    near = folder.is_relative_to(beside.parent)
-    return InputId(
-        path=os.path.relpath(folder, beside) if near else str(folder), sha256=sha256_file(folder / "manifest.json")
-    )
+    return os.path.relpath(folder, beside) if folder.is_relative_to(beside.parent) else str(folder)
 
 
 def input_path(folder: Path | str, manifest: Manifest, name: str) -> Path:
@@ -98,9 +110,11 @@ class Stage:
         self.began = time.monotonic()
         self.timing: dict[str, float] = {}
 
-    def finish(self, *, counts: dict[str, int], facts: dict[str, Any] | None = None) -> Manifest:
+    def finish(
+        self, *, counts: dict[str, int], facts: dict[str, Any] | None = None, measured: dict[str, Any] | None = None
+    ) -> Manifest:
         """Hash every file of the folder, write timing and manifest, and drop the work folder."""
-        self.manifest.counts, self.manifest.facts = counts, facts or {}
+        self.manifest.counts, self.manifest.facts, self.manifest.measured = counts, facts or {}, measured or {}
         self.manifest.files = {
             str(path.relative_to(self.out)): sha256_file(path)
             for path in sorted(self.out.rglob("*"))
@@ -108,7 +122,10 @@ class Stage:
         }
         self.timing["seconds"] = self.timing.get("seconds", 0.0) + time.monotonic() - self.began
         write_json(self.out / "timing.json", {key: round(value, 2) for key, value in self.timing.items()})
-        write_json(self.out / "manifest.json", msgspec.to_builtins(self.manifest))
+        written = msgspec.to_builtins(self.manifest)
+        if not written["measured"]:
+            del written["measured"]
+        write_json(self.out / "manifest.json", written)
         shutil.rmtree(self.work, ignore_errors=True)
         self.done = True
         return self.manifest
@@ -128,13 +145,15 @@ def stage_folder(
     model: ModelId | None = None,
     overwrite: bool = False,
     piecewise: Collection[str] = (),
+    wait: float = 0.0,
 ) -> Iterator[Stage]:
     """Open `out` for one run of a stage.
 
     Yields a `Stage`; its `done` is true when the folder already holds this very result, and then there is nothing to do.
     Unfinished work of the same request is kept in `.work`; that of another request is dropped. `piecewise` names inputs which
     the stage compares with its unfinished work piece by piece: a change in them does not drop it. Raises ReactvlError when the
-    folder holds another result (unless `overwrite`), is in use by another process, or is not a stage's folder.
+    folder holds another result (unless `overwrite`), is in use by another process (for longer than `wait` seconds), or is not
+    a stage's folder.
     """
     out = Path(out)
     # Through JSON, so that a tuple or a Path compares equal to what a manifest on disk says.
@@ -143,13 +162,26 @@ def stage_folder(
     if out.exists() and not out.is_dir():
         raise ReactvlError(f"{out}: is a file; --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        if not locked(lock, out / ".lock"):
+    with own(out / ".lock", wait) as free:
+        if not free:
             raise ReactvlError(f"{out}: another process is writing here; wait for it or choose another --out")
         try:
             yield _open(out, manifest, overwrite, piecewise)
         finally:
             (out / ".lock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def own(path: Path, wait: float) -> Iterator[bool]:
+    """Hold the lock file `path` during the `with`; yields False when another process has held it for `wait` seconds."""
+    until = time.monotonic() + wait
+    while True:
+        with open(path, "w") as lock:
+            free = locked(lock, path)
+            if free or time.monotonic() >= until:
+                yield free
+                return
+        time.sleep(0.05)
 
 
 def locked(lock: TextIO, path: Path) -> bool:
@@ -172,6 +204,9 @@ def _open(out: Path, manifest: Manifest, overwrite: bool, piecewise: Collection[
             )
         say(f"{manifest.stage}: {out} is made anew ({difference(old, manifest)})")
         _clear(out)
+    for stray in out.rglob(".*.part"):  # of a run that was killed; those of a stage's own work are the stage's to judge
+        if ".work" not in stray.relative_to(out).parts:
+            stray.unlink(missing_ok=True)
     work = out / ".work"
     request, wanted = work / "request", manifest.request(leave_out=piecewise)
     if work.exists() and (not request.exists() or request.read_text() != wanted):
@@ -252,7 +287,12 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file whole or not at all, keys in the order given."""
-    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The bytes of a JSON file."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def sha256_file(path: Path | str) -> str:

@@ -18,11 +18,13 @@ import msgspec
 
 @dataclasses.dataclass(frozen=True)
 class Opt:
-    """What people read of an option. `positional`: an input, given without a flag. `table`: also a recipe key."""
+    """What people read of an option. `positional`: an input, given without a flag. `table`: also a recipe key. `also`:
+    older names that the command line takes."""
 
     help: str
     positional: bool = False
     table: bool = True
+    also: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,8 @@ def command_line(stage: Callable, verb: str, args: list[str]) -> dict[str, Any]:
         if option.opt.positional:
             hint = tyro.conf.Positional[hint]
         metavar = option.name.upper() if option.opt.positional else None
-        hint = Annotated[hint, tyro.conf.arg(help=option.opt.help, metavar=metavar, prefix_name=False)]
+        aliases = [f"--{name}" for name in option.opt.also] or None
+        hint = Annotated[hint, tyro.conf.arg(help=option.opt.help, metavar=metavar, prefix_name=False, aliases=aliases)]
         if option.required:
             fields.append((option.name, hint))
         else:

@@ -40,3 +40,17 @@ def test_pieces_that_do_not_fit_are_refused(tmp_path):
     images, texts, table = piece(0, 5)
     with pytest.raises(ValueError, match="not one piece"), layout.PartWriter(tmp_path, 0, 5, 4) as part:
         part.add(images[:4], texts, table)
+
+
+def test_a_part_may_lack_a_half_and_have_more_columns(tmp_path):
+    images, _, table = piece(0, 5)
+    wider = table.append_column("views", pa.array(range(5), pa.int64()))
+    with layout.PartWriter(tmp_path, 3, 5, 4, wider.schema, halves=("image",)) as part:
+        with pytest.raises(ValueError, match="text vectors"):
+            part.add(images, images, wider)
+        part.add(images, None, wider)
+    assert sorted(path.name for path in tmp_path.rglob("*_3.*")) == ["img_emb_3.npy", "metadata_3.parquet"]
+    assert pq.read_table(tmp_path / "metadata/metadata_3.parquet").equals(wider)
+    with layout.PartWriter(tmp_path, 4, 5, 4, halves=()) as part:
+        part.add(None, None, table)
+    assert [path.name for path in tmp_path.rglob("*_4.*")] == ["metadata_4.parquet"]

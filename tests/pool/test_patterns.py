@@ -2,14 +2,14 @@
 
 import pytest
 from braceexpand import braceexpand
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reactvl.manifest import ReactvlError
 from reactvl.pool.patterns import braces, expand
 
 word = st.text("abxyz019_-", max_size=4)
-number = st.integers(-30, 130).map(str) | st.integers(0, 130).map("{:05d}".format)
+number = st.integers(-4, 12).map(str) | st.integers(0, 12).map("{:05d}".format)  # few: four ranges multiply
 numbers = st.builds("{{{}..{}}}".format, number, number)
 strides = st.builds("{{{}..{}..{}}}".format, number, number, st.integers(1, 9))
 letters = st.builds("{{{}..{}}}".format, st.sampled_from("abfz"), st.sampled_from("abfz"))
@@ -23,7 +23,11 @@ patterns = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(patterns)
+@example("pool/{00000..00897}.tar")
+@example("{-30..130..7}{099..101}")
+@example("{a..z..3}/{,b,{c,d}{1..3}}")
 def test_braces_expand_as_braceexpand_does(pattern):
     assert braces(pattern) == list(braceexpand(pattern))
 
@@ -47,6 +51,18 @@ def test_ranges_globs_folders_lists_and_joins(tmp_path):
     assert names(f"{tmp_path}/b/**/*.tar") == ["b/deep/y.tar", "b/x.tar"]
     assert names(f"{tmp_path}/b::{tmp_path}/a/00001.tar::{tmp_path}/b/x.tar") == ["a/00001.tar", "b/x.tar"]
     assert names([tmp_path / "b", f"{tmp_path}/a/00002.tar"]) == ["a/00002.tar", "b/x.tar"]
+    assert names([f"{tmp_path}/a/*1.tar::{tmp_path}/b", f"{tmp_path}/{{a,b}}/[0x]*.tar"]) == [
+        *("a/00000.tar", "a/00001.tar", "a/00002.tar", "b/x.tar")
+    ]
+    assert names(f" {tmp_path}/b/x.tar :: :: {tmp_path}/./b/x.tar ") == ["b/x.tar"]
+
+
+def test_a_pattern_counts_from_where_one_stands_and_from_home(tmp_path, monkeypatch):
+    make(tmp_path, "pool/0.tar", "pool/1.tar")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [str(path) for path in expand("pool/{0..1}.tar")] == ["pool/0.tar", "pool/1.tar"]
+    assert expand("~/pool/*.tar") == [tmp_path / "pool/0.tar", tmp_path / "pool/1.tar"]
 
 
 def test_a_name_with_braces_that_exists_is_taken_as_it_stands(tmp_path):

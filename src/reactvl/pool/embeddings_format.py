@@ -2,12 +2,13 @@
 
 img_emb/img_emb_N.npy           float16 (rows, dim), rows L2-normalised
 text_emb/text_emb_N.npy         the same of the captions
-metadata/metadata_N.parquet     row i is the pair of row i in both
+metadata/metadata_N.parquet     row i is the pair of row i in both; after our columns the samples' own fields (`fields.py`)
 shards.parquet                  one row a shard: its fingerprint, and the part and rows it went to
 skipped.parquet                 one row a sample that was left out: shard, key, reason, detail
 """
 
 import contextlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ METADATA_SCHEMA = pa.schema(
         ("sha256", pa.binary(32)),
         ("phash", pa.uint64()),
         ("ext", pa.string()),
+        ("width", pa.int32()),  # of the picture as decoded, in pixels
+        ("height", pa.int32()),
     ]
 )
 SHARDS_SCHEMA = pa.schema(
@@ -48,6 +51,18 @@ SHARDS_SCHEMA = pa.schema(
 SKIPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("shard", "key", "reason", "detail")])
 
 
+def parts_of(rows: Sequence[int], part_rows: int) -> list[list[int]]:
+    """Numbers of shards, by their rows, in runs of at most `part_rows` rows; a shard above that is a part of its own."""
+    parts, held = [[]], 0
+    for number, count in enumerate(rows):
+        if held and held + count > part_rows:
+            parts.append([])
+            held = 0
+        parts[-1].append(number)
+        held += count
+    return parts
+
+
 def images_path(folder: Path | str, part: int) -> Path:
     return Path(folder) / IMAGES / f"{IMAGES}_{part}.npy"
 
@@ -63,25 +78,35 @@ def metadata_path(folder: Path | str, part: int) -> Path:
 class PartWriter:
     """Writes one part of `rows` rows piece by piece, in the memory of a piece; a context manager.
 
-    The three files appear together at the end of the `with`; ValueError when the pieces have not summed to `rows`.
+    `schema` is that of the metadata, `halves` which of "image" and "text" the part has. The files appear together at the
+    end of the `with`; ValueError when the pieces have not summed to `rows`.
     """
 
-    def __init__(self, folder: Path | str, part: int, rows: int, dim: int):
+    def __init__(
+        self,
+        folder: Path | str,
+        part: int,
+        rows: int,
+        dim: int,
+        schema: pa.Schema = METADATA_SCHEMA,
+        halves: Collection[str] = ("image", "text"),
+    ):
         self.folder, self.part, self.rows, self.dim = Path(folder), part, int(rows), int(dim)
+        self.schema, self.halves = schema, tuple(halves)
         self.written = 0
         self._held: list[pa.Table] = []
 
     def __enter__(self):
         with contextlib.ExitStack() as files:
-            paths = [
-                files.enter_context(replacing(path(self.folder, self.part)))
-                for path in (images_path, texts_path, metadata_path)
-            ]
-            self._images, self._texts = (files.enter_context(open(path, "wb")) for path in paths[:2])
-            for file in (self._images, self._texts):
+            paths = {"image": images_path, "text": texts_path}
+            self._vectors = {}
+            for half in self.halves:
+                path = files.enter_context(replacing(paths[half](self.folder, self.part)))
+                self._vectors[half] = file = files.enter_context(open(path, "wb"))
                 header = {"descr": "<f2", "fortran_order": False, "shape": (self.rows, self.dim)}
                 np.lib.format.write_array_header_1_0(file, header)
-            self._metadata = files.enter_context(pq.ParquetWriter(paths[2], METADATA_SCHEMA, compression="zstd"))
+            path = files.enter_context(replacing(metadata_path(self.folder, self.part)))
+            self._metadata = files.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
             files.push(self._check)
             self._files = files.pop_all()
         return self
@@ -89,15 +114,17 @@ class PartWriter:
     def __exit__(self, *fault):
         return self._files.__exit__(*fault)
 
-    def add(self, images: np.ndarray, texts: np.ndarray, metadata: pa.Table) -> None:
-        """Append float16 (n, dim) image and text vectors and their n rows of metadata."""
-        if images.shape != (metadata.num_rows, self.dim) or texts.shape != images.shape:
-            raise ValueError(
-                f"{images.shape} images, {texts.shape} texts and {metadata.num_rows} rows are not one piece"
-            )
-        self._images.write(np.ascontiguousarray(images, dtype="<f2"))
-        self._texts.write(np.ascontiguousarray(texts, dtype="<f2"))
-        self._held.append(metadata.cast(METADATA_SCHEMA))
+    def add(self, images: np.ndarray | None, texts: np.ndarray | None, metadata: pa.Table) -> None:
+        """Append float16 (n, dim) image and text vectors, None for a half that the part lacks, and their n rows of
+        metadata."""
+        for half, vectors in (("image", images), ("text", texts)):
+            given, wanted = None if vectors is None else vectors.shape, (metadata.num_rows, self.dim)
+            if given != (wanted if half in self.halves else None):
+                raise ValueError(f"{half} vectors of shape {given} and {metadata.num_rows} rows are not one piece")
+        for half, vectors in (("image", images), ("text", texts)):
+            if half in self.halves:
+                self._vectors[half].write(np.ascontiguousarray(vectors, dtype="<f2"))
+        self._held.append(metadata.cast(self.schema))
         self.written += metadata.num_rows
         if sum(table.num_rows for table in self._held) >= ROW_GROUP:
             self._flush()

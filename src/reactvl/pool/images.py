@@ -13,6 +13,14 @@ import numpy as np
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own bound for an image of three bytes a pixel in 256 MiB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows others that start programs or follow paths
+NAMES = {  # the extensions of each; the first is the one given to a file that has none of them
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "PNG": ("png", "apng"),
+    "WEBP": ("webp",),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "TIFF": ("tif", "tiff"),
+}
 
 ResizeMode = Literal["shortest", "longest", "squash"]
 
@@ -31,6 +39,28 @@ class Picture(NamedTuple):
     pixels: np.ndarray
     phash: np.uint64
     path: str  # "fast" or "pillow"
+    width: int  # of the picture as decoded
+    height: int
+
+
+def extension_of(data: bytes, given: str = "") -> str | None:
+    """The extension that an image's first bytes call for: `given` (lower case, without the dot) where it is one of its
+    format's, else the format's first; None for what is no image of FORMATS."""
+    head = data[:12]
+    form = next((form for form, marks in MARKS.items() if head.startswith(marks)), None)
+    if form == "WEBP" and head[8:12] != b"WEBP":
+        return None
+    return None if form is None else given if given in NAMES[form] else NAMES[form][0]
+
+
+MARKS = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "WEBP": (b"RIFF",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -73,10 +103,11 @@ def picture(
     """`to_pixels` and `perceptual_hash` from one decoding."""
     array = decode_jpeg(data) if fast else None
     if array is not None:
-        return Picture(shrink(array, size, resize_mode, interpolation, fill), perceptual_hash(array), "fast")
+        pixels = shrink(array, size, resize_mode, interpolation, fill)
+        return Picture(pixels, perceptual_hash(array), "fast", array.shape[1], array.shape[0])
     image = open_image(data)
     pixels = shrink_pillow(image, size, resize_mode, interpolation, fill)
-    return Picture(pixels, perceptual_hash(rgb(image)), "pillow")
+    return Picture(pixels, perceptual_hash(rgb(image)), "pillow", image.width, image.height)
 
 
 def perceptual_hash(array: np.ndarray) -> np.uint64:
@@ -150,7 +181,8 @@ def shrink(array: np.ndarray, size: int, resize_mode: str, interpolation: str, f
     import torch
 
     target = resized(array.shape[0], array.shape[1], size, resize_mode)
-    image = torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W), channels last
+    # (1, 3, H, W); the batch's axis comes first, else torch does not see channels last and takes a third longer
+    image = torch.from_numpy(array).unsqueeze(0).permute(0, 3, 1, 2)
     steps = (
         [(target[0], array.shape[1]), target] if vertical_first(array.shape[0], array.shape[1], *target) else [target]
     )

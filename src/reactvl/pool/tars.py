@@ -6,7 +6,6 @@ that is taken is listed and left out, never merged.
 """
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -14,19 +13,34 @@ from typing import NamedTuple
 
 from reactvl.manifest import ReactvlError
 from reactvl.pool.headers import Tar
+from reactvl.pool.records import (
+    SideFile,
+    caption_of,
+    checked_captions,
+    fields_of,
+    parsed,
+    read_side_file,
+    side_path,
+    status,
+    word,
+)
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # open_clip's `jpg;png;jpeg;webp`
+# open_clip's `jpg;png;jpeg;webp`, then the other names of what images.FORMATS reads; of a sample's images the first counts
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif", "apng")
 ENDS = 64 * 1024  # bytes of each end of a shard that its fingerprint hashes
 MAX_TEXT = 1 << 20  # bytes of a caption or of a sample's json
 KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 
 
+Members = dict[str, tuple[int, int, bytes]]  # (offset, size, body) by lower-case extension; bodies of text only
+
+
 class Sample(NamedTuple):
     """One sample with an image.
 
-    `caption`: the body of `.txt`, else the json's `caption`, exactly as written; None without either. `status`:
-    img2dataset's word on the download, None where there is none. `extra`: (offset, size) of every member but the
-    image, by lower-case extension.
+    `caption`: what the `captions` option asks for, exactly as written; None without it. `status`: img2dataset's word on
+    the download, None where there is none. `extra`: (offset, size) of every member but the image, by lower-case
+    extension. `fields`: the scalar fields of its json and of its row in the side file (`records.py`).
     """
 
     key: str
@@ -37,6 +51,7 @@ class Sample(NamedTuple):
     url: str | None
     status: str | None
     extra: dict[str, tuple[int, int]]
+    fields: dict[str, str | int | float | bool]
 
 
 class Skipped(NamedTuple):
@@ -74,40 +89,55 @@ def scan(path: Path | str) -> list[Sample]:
     return found.samples
 
 
-def catalogue(path: Path | str) -> Catalogue:
-    """The samples of a shard and what is left out of it; OSError when the file cannot be read."""
+def catalogue(path: Path | str, captions: str = "auto") -> Catalogue:
+    """The samples of a shard and what is left out of it; OSError when the file cannot be read.
+
+    `captions` says where they stand: `auto` (`.txt`, else the json's `caption`, else the side file's), `txt`,
+    `json:FIELD` or `parquet:FIELD`; ReactvlError for another spelling.
+    """
+    kind, field = checked_captions(captions)
     with Tar(path) as tar:
         groups, skipped = grouped(tar)
-        damaged, samples = 0, []
-        for key, members in groups.items():
-            ext = next((ext for ext in members if ext in IMAGE_EXTENSIONS), None)
-            if ext is None:
-                have = ", ".join(f".{ext}" for ext in members)
-                skipped.append(Skipped(key, "no image", f"it has {have} and none of .{', .'.join(IMAGE_EXTENSIONS)}"))
-                continue
-            too_long = next((kind for kind in ("txt", "json") if members.get(kind, (0, 0, b""))[1] > MAX_TEXT), None)
-            if too_long:
-                size = members[too_long][1]
-                skipped.append(
-                    Skipped(key, "oversized text", f".{too_long} has {size:,} bytes, at most {MAX_TEXT:,} are read")
-                )
-                continue
-            record = parsed(members["json"][2]) if "json" in members else {}
-            damaged += record is None
-            caption = members["txt"][2].decode("utf-8", "replace") if "txt" in members else word(record, "caption")
-            samples.append(
-                Sample(
-                    key=key,
-                    ext=ext,
-                    offset=members[ext][0],
-                    size=members[ext][1],
-                    caption=caption,
-                    url=word(record, "url"),
-                    status=status(record),
-                    extra={other: (place[0], place[1]) for other, place in members.items() if other != ext},
-                )
-            )
-        return Catalogue(samples, skipped, damaged)
+    side = read_side_file(path, groups.keys())
+    if side.fault:
+        skipped.append(Skipped("", "damaged side file", side.fault))
+    elif kind == "parquet" and groups and not side_path(path).is_file():
+        skipped.append(Skipped("", "no side file", f"captions are asked of {side_path(path).name}, which is not there"))
+    damaged, samples = 0, []
+    for key, members in groups.items():
+        ext = next((ext for ext in IMAGE_EXTENSIONS if ext in members), None)
+        if ext is None:
+            have = ", ".join(f".{ext}" for ext in members)
+            skipped.append(Skipped(key, "no image", f"it has {have} and none of .{', .'.join(IMAGE_EXTENSIONS)}"))
+            continue
+        too_long = next((kind for kind in ("txt", "json") if members.get(kind, (0, 0, b""))[1] > MAX_TEXT), None)
+        if too_long:
+            size = members[too_long][1]
+            detail = f".{too_long} has {size:,} bytes, at most {MAX_TEXT:,} are read"
+            skipped.append(Skipped(key, "oversized text", detail))
+            continue
+        record = parsed(members["json"][2]) if "json" in members else {}
+        damaged += record is None
+        samples.append(sample_of(key, ext, members, record, side, (kind, field)))
+    return Catalogue(samples, skipped, damaged)
+
+
+def sample_of(
+    key: str, ext: str, members: Members, record: dict | None, side: SideFile, captions: tuple[str, str]
+) -> Sample:
+    beside = side.rows.get(key)
+    url, said = word(record, "url"), status(record)
+    return Sample(
+        key=key,
+        ext=ext,
+        offset=members[ext][0],
+        size=members[ext][1],
+        caption=caption_of(*captions, members["txt"][2] if "txt" in members else None, record, beside),
+        url=url if url is not None else word(beside, "url"),
+        status=said if said is not None else status(beside),
+        extra={other: (place[0], place[1]) for other, place in members.items() if other != ext},
+        fields=fields_of(record, beside),
+    )
 
 
 def fingerprint(path: Path | str) -> Fingerprint:
@@ -130,10 +160,10 @@ def same_shard(path: Path | str, known: Fingerprint) -> bool:
     return stat.st_mtime_ns == known.mtime_ns or fingerprint(path).ends_sha256 == known.ends_sha256
 
 
-def grouped(tar: Tar) -> tuple[dict[str, dict[str, tuple[int, int, bytes]]], list[Skipped]]:
+def grouped(tar: Tar) -> tuple[dict[str, Members], list[Skipped]]:
     """Members by key and extension as (offset, size, body); bodies are read here, while the reader passes by, of text
     only."""
-    groups: dict[str, dict[str, tuple[int, int, bytes]]] = {}
+    groups: dict[str, Members] = {}
     skipped: list[Skipped] = []
     run_key, run = None, {}
 
@@ -172,24 +202,3 @@ def key_of(name: str) -> tuple[str | None, str]:
         return None, ""
     match = KEY.fullmatch(name)
     return (match[1], match[2].lower()) if match else (None, "")
-
-
-def parsed(body: bytes) -> dict | None:
-    """A sample's json as a dict; None when it is damaged or no object. NaN, which img2dataset's users have, is let
-    through."""
-    try:
-        record = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def word(record: dict | None, field: str) -> str | None:
-    value = (record or {}).get(field)
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
-
-
-def status(record: dict | None) -> str | None:
-    """img2dataset's status, with its error message where it failed."""
-    given, message = word(record, "status"), word(record, "error_message")
-    return f"{given}: {message}" if given and given != "success" and message else given

@@ -10,6 +10,8 @@ from typing import Any
 from reactvl.manifest import ReactvlError, replacing
 from reactvl.pool.tars import IMAGE_EXTENSIONS
 
+KEY = re.compile(r"(?:.*/|)[^./]+")  # what webdataset reads back as the key of `KEY.EXT`
+
 
 class ShardWriter:
     """Writes pairs into `00000.tar`, `00001.tar`, ... under `folder`; a context manager.
@@ -70,7 +72,7 @@ class ShardWriter:
         if self._tar is not None and (self.count >= self.max_count or self._tar.offset >= self.max_bytes):
             self.close()
         key = f"{self.number:0{self.digits}d}{self.count:04d}" if key is None else key
-        if not re.fullmatch(r"(?:.*/|)[^./]+", key) or key.startswith("__"):
+        if not KEY.fullmatch(key) or key.startswith("__"):
             raise ReactvlError(f"key {key!r}: its last part must have no dot and must not be empty")
         if key in self._keys:
             raise ReactvlError(f"key {key!r} is twice in shard {self.number:0{self.digits}d}.tar")
