@@ -5,15 +5,19 @@ import hashlib
 import io
 import os
 import tarfile
+from json import dumps as json_text
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from reactvl.embed import embed
 from reactvl.handles.embeddings import Embeddings
 from reactvl.manifest import ReactvlError
 from reactvl.models import load
+from reactvl.pool.embeddings_format import METADATA_SCHEMA
 from reactvl.pool.images import decode, perceptual_hash
 
 
@@ -52,7 +56,7 @@ def test_the_same_request_is_up_to_date_and_another_one_is_refused(pool, model, 
     shards, out = pool(shards=1, pairs=4), tmp_path / "out"
     embed(str(shards), model, out=out)
     before = files(out)
-    embed(f"{shards}/{{00000..00000}}.tar", model, out=out, workers=2)
+    embed(f"{shards}/{{00000..00000}}.tar", model, out=out, executor="processes:2")
     assert "up to date" in capsys.readouterr().out and files(out) == before
     with pytest.raises(ReactvlError, match="--overwrite"):
         embed(str(shards), other_model, out=out)
@@ -62,7 +66,7 @@ def test_the_same_request_is_up_to_date_and_another_one_is_refused(pool, model, 
 def test_worker_processes_give_the_same_bytes(pool, model, tmp_path):
     shards = str(pool(shards=3, pairs=6))
     embed(shards, model, out=tmp_path / "one", threads=1)
-    embed(shards, load(model), out=tmp_path / "two", threads=1, workers=2)
+    embed(shards, load(model), out=tmp_path / "two", threads=1, device="cpu,cpu", workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
@@ -142,10 +146,10 @@ def test_a_shard_without_permission_is_listed(pool, model, tmp_path):
 def test_a_shard_that_cannot_be_read_is_listed_and_the_run_goes_on(pool, model, tmp_path, monkeypatch):
     shards = pool(shards=2, pairs=3)
 
-    def failing(path):
+    def failing(path, captions):
         if path.name == "00000.tar":
             raise OSError(5, "Input/output error")
-        return original(path)
+        return original(path, captions)
 
     from reactvl.embed import shard
 
@@ -166,10 +170,93 @@ def test_a_pool_without_a_usable_pair_is_an_error(model, tmp_path):
         embed(str(folder), model, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": 0}, {"threads": -1}, {"part_rows": 0}])
-def test_bad_numbers_stop_at_once(tmp_path, options):
-    with pytest.raises(ReactvlError, match=next(iter(options))):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"workers": 0},
+        {"threads": -1},
+        {"part_rows": 0},
+        {"captions": "csv"},
+        {"chunk": "0/3"},
+        {"chunk": "4/3"},
+        {"chunk": "all"},
+        {"executor": "ray"},
+        {"device": "tpu"},
+        {"device": "cpu,cpu", "executor": "processes:1"},
+    ],
+)
+def test_bad_options_stop_at_once(tmp_path, options):
+    with pytest.raises(ReactvlError, match=next(reversed(options))):
         embed("nowhere", "no-model", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:all", "cpu,cuda:1"])
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, device):
+    with pytest.raises(ReactvlError, match="sees no GPU"):
+        embed("nowhere", "no-model", out=tmp_path / "out", device=device)
+
+
+def test_captions_come_from_where_they_are_asked_for(model, picture, tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    members = [
+        *good("both", picture, 0),
+        ("both.json", b'{"alt": "words of alt"}'),
+        *good("txt", picture, 1),
+        ("json.jpg", picture(2)),
+        ("json.json", b'{"alt": "more words", "caption": 3}'),
+    ]
+    write(folder / "0.tar", members)
+    found = {}
+    for captions in ("auto", "txt", "json:alt"):
+        made = embed(str(folder), model, out=tmp_path / captions, captions=captions)
+        found[captions] = {row["key"]: row["caption"] for row in made.parts[0].metadata().to_pylist()}
+    assert found["auto"] == found["txt"] == {"both": "caption of both", "txt": "caption of txt"}
+    assert found["json:alt"] == {"both": "words of alt", "json": "more words"}
+    assert made.skipped.to_pylist()[0] | {"detail": None} == {
+        "shard": "0.tar",
+        "key": "txt",
+        "reason": "no caption",
+        "detail": None,
+    }
+    with pytest.raises(ReactvlError, match='captions was "json:alt", is "txt"'):
+        embed(str(folder), model, out=tmp_path / "json:alt", captions="txt")
+
+
+def test_fields_of_the_samples_are_typed_columns_of_one_schema_in_all_parts(model, picture, tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    records = [
+        {"width": 9999, "views": 3, "score": 1, "safe": True, "mixed": 1.5, "KEY": "taken", "deep": {"a": 1}},
+        {"views": 2**40, "score": 0.5, "safe": False, "mixed": "text", "odd": float("nan")},
+        {"views": None, "score": 2, "mixed": True, "late": "only here"},
+    ]
+    for number, record in enumerate(records):
+        write(
+            folder / f"{number}.tar",
+            [*good(str(number), picture, number), (f"{number}.json", json_text(record).encode())],
+        )
+    made = embed(str(folder), model, out=tmp_path / "out", part_rows=1)
+    tables = [part.metadata() for part in made.parts]
+    schema = pq.read_schema(tmp_path / "out/metadata/metadata_0.parquet")
+    assert schema.names[:11] == METADATA_SCHEMA.names
+    assert {field.name: str(field.type) for field in schema}.items() >= {
+        "width": "int32", "height": "int32", "late": "string", "mixed": "string", "safe": "bool", "score": "double",
+        "views": "int64",
+    }.items()  # fmt: skip
+    assert schema.names[11:] == ["late", "mixed", "safe", "score", "views"]
+    for number in (1, 2):
+        assert pq.read_schema(tmp_path / f"out/metadata/metadata_{number}.parquet") == schema
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert [(row["width"], row["height"]) for row in rows] == [(40, 40), (41, 40), (42, 40)]
+    assert [row["views"] for row in rows] == [3, 2**40, None]
+    assert [row["score"] for row in rows] == [1.0, 0.5, 2.0]
+    assert [row["mixed"] for row in rows] == ["1.5", "text", "true"]
+    assert [row["safe"] for row in rows] == [True, False, None]
+    assert [row["late"] for row in rows] == [None, None, "only here"]
 
 
 def test_shards_of_equal_names_are_told_apart_by_their_folders(pool, model, tmp_path):

@@ -1,14 +1,12 @@
 """An embed that is killed at any point ends, run again, in the bytes of one that never was."""
 
-import hashlib
+import functools
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from killing import files, kill_when, results, start
 
 from reactvl.embed import embed
 from reactvl.embed import stage as stage_module
@@ -18,58 +16,49 @@ SHARDS, PAIRS = 12, 20
 OPTIONS = {"threads": 1, "batch_size": 4, "part_rows": PAIRS}  # a part a shard, so that writing them takes a while
 
 
-def files(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "timing.json"
-    }
-
-
-def killed(pool, model, out, ready):
-    """Run embed in a process of its own and kill it with SIGKILL once `ready(out)`."""
-    code = f"from reactvl.embed import embed; embed({str(pool)!r}, {model!r}, out={str(out)!r}, **{OPTIONS})"
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    try:
-        while not ready(out):
-            assert process.poll() is None, "ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (out / "manifest.json").exists()
-
-
-def results(out):
-    return len(list((out / ".work" / "shards").glob("[!.]*.arrow"))) if out.exists() else 0
-
-
 def test_killed_runs_end_in_the_same_bytes(pool, model, tmp_path):
     shards, out = pool(SHARDS, PAIRS), tmp_path / "killed"
     embed(str(shards), model, out=tmp_path / "whole", **OPTIONS)
 
     chance = random.Random(os.getpid())
-    done, pause = chance.randint(1, SHARDS // 2), chance.uniform(0, 0.02)
-    killed(shards, model, out, lambda out: results(out) >= done and (time.sleep(pause) or True))
-    assert results(out) >= done
-    killed(shards, model, out, lambda out: (out / "img_emb").exists())  # while the parts are written
+    for most in (SHARDS // 3, SHARDS // 2, SHARDS - 2):
+        done, pause = results(out) + chance.randint(1, 2), chance.uniform(0, 0.03)
+        wanted = min(done, most)
+        run = start(shards, model, out, **OPTIONS)
+        assert kill_when(run, functools.partial(later, out, wanted, pause))
+        assert results(out) >= wanted and not (out / "manifest.json").exists()
+    assert kill_when(start(shards, model, out, **OPTIONS), (out / "img_emb").exists)  # while the parts are written
+    assert not (out / "manifest.json").exists()
 
     embed(str(shards), model, out=out, **OPTIONS)
     assert files(out) == files(tmp_path / "whole")
-    assert not (out / ".work").exists()
+
+
+def later(out, wanted, pause):
+    """Whether so many shards are done, and a pause has passed since."""
+    return results(out) >= wanted and (time.sleep(pause) or True)
+
+
+def test_killed_processes_end_in_the_same_bytes(pool, model, tmp_path):
+    shards, out = pool(SHARDS, PAIRS), tmp_path / "killed"
+    embed(str(shards), model, out=tmp_path / "whole", **OPTIONS)
+    run = start(shards, model, out, executor="processes:2", **OPTIONS)
+    assert kill_when(run, lambda: results(out) >= 2)
+    assert not (out / "manifest.json").exists()
+    embed(str(shards), model, out=out, **OPTIONS)
+    assert files(out) == files(tmp_path / "whole")
 
 
 @pytest.fixture
 def worked(monkeypatch):
     """The names of the shards that were embedded in this process."""
     names = []
-    original = stage_module.embed_shard
+    original = stage_module.embed_shards
 
-    def counting(task, *rest):
-        names.append(task.shard.name)
-        return original(task, *rest)
+    def counting(settings, worker, tasks):
+        return original(settings, worker, (names.append(task.shard.name) or task for task in tasks))
 
-    monkeypatch.setattr(stage_module, "embed_shard", counting)
+    monkeypatch.setattr(stage_module, "embed_shards", counting)
     return names
 
 

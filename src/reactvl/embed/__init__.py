@@ -18,24 +18,37 @@ def embed(
     model: Annotated[str | object, Opt("model: NAME:TAG or a model folder")],
     *,
     out: Annotated[Path, Opt("folder of the embeddings", table=False)],
+    captions: Annotated[
+        str, Opt("auto (.txt, else the json's caption, else the side file's), txt, json:FIELD, parquet:FIELD")
+    ] = "auto",
     batch_size: Annotated[int, Opt("images of a batch")] = 128,
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], Opt("arithmetic; auto is bf16 where the machine has it")
     ] = "auto",
-    device: Annotated[str, Opt("auto, cpu, cuda or cuda:N")] = "auto",
-    workers: Annotated[int, Opt("processes that embed shards, each with a copy of the model")] = 1,
+    device: Annotated[str, Opt("auto, cpu, cuda or cuda:N; cuda:all, or a comma list: a process a device")] = "auto",
+    executor: Annotated[
+        str, Opt("local: in this process; processes[:N]: N processes, each with a copy of the model (one a core)")
+    ] = "local",
+    chunk: Annotated[
+        str, Opt("I/N: the I-th of N shares of the shards, from 1; the run that ends last completes --out", table=False)
+    ] = "1/1",
+    workers: Annotated[
+        int | None, Opt("threads of a process that decode images (default: its share of the cores)")
+    ] = None,
     threads: Annotated[
-        int, Opt("compute threads of a worker; 0 shares the cores and keeps the number when resumed")
+        int, Opt("compute threads of a process; 0 shares the cores and keeps the number when resumed")
     ] = 0,
     part_rows: Annotated[int, Opt("rows of one part of the output, kept to where shards end")] = 1_000_000,
     fast_images: Annotated[bool, Opt("decode JPEGs the fast way, within 2 of 255 of Pillow")] = True,
     overwrite: Annotated[bool, Opt("replace another result in the output folder", table=False)] = False,
-) -> Embeddings:
+) -> Embeddings | None:
     """Embed a pool: image and text vectors, catalogue and hashes of every usable pair.
 
     `model` is a name, a folder or a `Model`. Samples that cannot be used are counted by reason, listed in
-    `skipped.parquet` and left out. Raises ReactvlError for bad options, a pool that names no shards, a model that
-    cannot be loaded, and a pool without one usable pair.
+    `skipped.parquet` and left out. The scalar fields of the samples become columns of the metadata, behind our own.
+    Chunks may run at the same time, on several machines that share the folders, and end in the bytes of a run without
+    them; a chunk after which shards are still to do returns None. Raises ReactvlError for bad options, a pool that names
+    no shards, a model that cannot be loaded, and a pool without one usable pair.
     """
     from reactvl.embed.stage import run_stage
 
@@ -43,9 +56,12 @@ def embed(
         pool,
         model,
         Path(out),
+        captions=captions,
         batch_size=batch_size,
         precision=precision,
         device=device,
+        executor=executor,
+        chunk=chunk,
         workers=workers,
         threads=threads,
         part_rows=part_rows,

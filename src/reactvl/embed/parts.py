@@ -1,6 +1,5 @@
 """From one result a shard to parts of about a million rows, in the order of the shards, in the memory of one shard."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,9 @@ import pyarrow as pa
 from reactvl.embed.result import Head, read_rows
 from reactvl.embed.shard import Task
 from reactvl.pool import embeddings_format as layout
+from reactvl.pool.fields import whole_schema
+from reactvl.pool.listing import write_skipped
+from reactvl.pool.shards import shard_row
 
 
 class Piece(NamedTuple):
@@ -20,51 +22,21 @@ class Piece(NamedTuple):
     head: Head
 
 
-def write(out: Path, pieces: list[Piece], dim: int, part_rows: int) -> None:
+def write(out: Path, pieces: list[Piece], dim: int, part_rows: int) -> int:
     """Write the parts, `shards.parquet` and `skipped.parquet` of an embeddings folder over whatever a killed run
-    left."""
+    left; returns how many fields of the samples were too many to get a column."""
     for name in (layout.IMAGES, layout.TEXTS, layout.METADATA):
         shutil.rmtree(out / name, ignore_errors=True)
+    schema, too_many = whole_schema(piece.head.fields for piece in pieces)
     shards = []
-    for number, members in enumerate(planned(pieces, part_rows)):
-        with layout.PartWriter(out, number, sum(piece.head.rows for piece in members), dim) as part:
-            for piece in members:
-                shards.append(shard_row(piece, number, part.written, out))
-                if piece.head.rows:
-                    part.add(*read_rows(piece.task.result, piece.name))
-    skipped = [
-        {"shard": piece.name, "key": entry.key, "reason": entry.reason, "detail": entry.detail}
-        for piece in pieces
-        for entry in piece.head.skipped
-    ]
+    rows = [piece.head.rows for piece in pieces]
+    for number, members in enumerate(layout.parts_of(rows, part_rows)):
+        with layout.PartWriter(out, number, sum(rows[member] for member in members), dim, schema) as part:
+            for name, task, head in (pieces[member] for member in members):
+                place = {"part": number, "first_row": part.written, "rows": head.rows}
+                shards.append(shard_row(name, task.shard, task.fingerprint, out, **place))
+                if head.rows:
+                    part.add(*read_rows(task.result, name, schema))
     layout.write_table(out / layout.SHARDS, pa.Table.from_pylist(shards, schema=layout.SHARDS_SCHEMA))
-    layout.write_table(out / layout.SKIPPED, pa.Table.from_pylist(skipped, schema=layout.SKIPPED_SCHEMA))
-
-
-def planned(pieces: list[Piece], part_rows: int) -> list[list[Piece]]:
-    """Runs of whole shards of at most `part_rows` rows; a shard above that is a part of its own."""
-    parts, rows = [[]], 0
-    for piece in pieces:
-        if parts[-1] and rows and rows + piece.head.rows > part_rows:
-            parts.append([])
-            rows = 0
-        parts[-1].append(piece)
-        rows += piece.head.rows
-    return parts
-
-
-def shard_row(piece: Piece, part: int, first_row: int, out: Path) -> dict:
-    """Its path is relative to the folder where both lie under one parent, so that they can be moved together."""
-    shard, parent = piece.task.shard.resolve(), out.resolve().parent
-    path = os.path.relpath(shard, out.resolve()) if shard.is_relative_to(parent) else str(shard)
-    given = piece.task.fingerprint
-    return {
-        "shard": piece.name,
-        "path": path,
-        "size": given.size,
-        "mtime_ns": given.mtime_ns,
-        "ends_sha256": given.ends_sha256,
-        "part": part,
-        "first_row": first_row,
-        "rows": piece.head.rows,
-    }
+    write_skipped(out, ((piece.name, *entry) for piece in pieces for entry in piece.head.skipped))
+    return too_many

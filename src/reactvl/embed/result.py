@@ -8,52 +8,45 @@ import numpy as np
 import pyarrow as pa
 
 from reactvl.manifest import replacing
-from reactvl.pool.embeddings_format import METADATA_SCHEMA
+from reactvl.pool.fields import Fields, fitted
 from reactvl.pool.tars import Fingerprint, Skipped
 
 
-class Result(NamedTuple):
-    """`images`, `texts`: float16 (rows, dim), L2-normalised. `metadata`: their rows, column `shard` not filled in yet.
-
-    `made_by` says what the bytes depend on besides the shard and the stage's request: precision and threads.
-    """
-
-    fingerprint: Fingerprint
-    images: np.ndarray
-    texts: np.ndarray
-    metadata: pa.Table
-    skipped: list[Skipped]
-    paths: dict[str, int]  # images by decoding path
-    damaged_json: int
-    made_by: dict[str, Any]
-
-
 class Head(NamedTuple):
-    """What a result file says without its arrays."""
+    """What a result file says without its arrays.
+
+    `fields`: the columns of the samples' own fields. `made_by`: what the bytes depend on besides the shard.
+    """
 
     rows: int
     fingerprint: Fingerprint
     skipped: list[Skipped]
-    paths: dict[str, int]
+    paths: dict[str, int]  # images by decoding path
     damaged_json: int
+    fields: Fields
     made_by: dict[str, Any]
+
+
+class Result(NamedTuple):
+    """`images`, `texts`: float16 (rows, dim), L2-normalised. `metadata`: their rows, column `shard` not filled in yet."""
+
+    head: Head
+    images: np.ndarray
+    texts: np.ndarray
+    metadata: pa.Table
 
 
 def write(path: Path, result: Result) -> None:
     """Write a result file, whole or not at all."""
-    about = {
-        "fingerprint": result.fingerprint,
-        "skipped": result.skipped,
-        "paths": dict(sorted(result.paths.items())),
-        "damaged_json": result.damaged_json,
-        "made_by": result.made_by,
-    }
     table = result.metadata
-    for name, vectors in (("image", result.images), ("text", result.texts)):
+    for name, vectors in (
+        ("image", result.images),
+        ("text", result.texts),
+    ):  # told by their place: a field may be so named
         dim = vectors.shape[1]
         flat = pa.array(np.ascontiguousarray(vectors, np.float16).reshape(-1), pa.float16())
         table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, dim))
-    table = table.replace_schema_metadata({"reactvl": json.dumps(about)})
+    table = table.replace_schema_metadata({"reactvl": json.dumps(result.head._asdict())})
     with replacing(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -62,29 +55,25 @@ def read_head(path: Path) -> Head | None:
     """What a result file says of itself; None when it is missing or damaged."""
     try:
         with pa.memory_map(str(path)) as file:
-            reader = pa.ipc.open_file(file)
-            about = json.loads(reader.schema.metadata[b"reactvl"])
-            rows = sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
+            about = json.loads(pa.ipc.open_file(file).schema.metadata[b"reactvl"])
+        return Head(**about)._replace(
+            fingerprint=Fingerprint(*about["fingerprint"]),
+            skipped=[Skipped(*entry) for entry in about["skipped"]],
+            fields={name: (kind, count) for name, (kind, count) in about["fields"].items()},
+        )
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
         return None
-    return Head(
-        rows,
-        Fingerprint(*about["fingerprint"]),
-        [Skipped(*entry) for entry in about["skipped"]],
-        about["paths"],
-        about["damaged_json"],
-        about["made_by"],
-    )
 
 
-def read_rows(path: Path, shard: str) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    """(images, texts, metadata with its `shard` column filled in) of a result file."""
+def read_rows(path: Path, shard: str, schema: pa.Schema) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    """(images, texts, metadata of the whole pool's `schema`, with its `shard` column filled in) of a result file."""
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all().combine_chunks()
-        images, texts = (vectors(table[name]) for name in ("image", "text"))
+        own = table.num_columns - 2
+        images, texts = (vectors(table.column(place)) for place in (own, own + 1))
+        rows = fitted(table.select(range(own)), schema)
         shards = pa.array([shard], pa.string()).take(pa.array(np.zeros(table.num_rows, np.int32)))
-        columns = [shards if name == "shard" else table[name] for name in METADATA_SCHEMA.names]
-        return images, texts, pa.Table.from_arrays(columns, schema=METADATA_SCHEMA)
+        return images, texts, rows.set_column(schema.get_field_index("shard"), schema.field("shard"), shards)
 
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray:

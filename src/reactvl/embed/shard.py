@@ -1,16 +1,15 @@
-"""One shard through both towers: scan, decode in threads, encode, hash; the result goes to a file.
+"""Shards through both towers, one after another: scan, decode in threads, encode, hash; each result goes to a file.
 
-Everything in the result is a function of the shard, the model, the options and the number of compute threads: batches
-are the shard's images in order, captions are encoded together, and nothing is shared between shards.
+Everything in a result is a function of the shard, the model, the options and the number of compute threads: batches are
+the shard's images in order, captions are encoded together, and nothing is shared between shards. The model never waits
+for what can be done beside it: captions are encoded between the batches of images, and when the last image of a shard is
+being decoded, the next shard is scanned and begun; results are written by a thread of their own.
 """
 
-import hashlib
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,31 +18,35 @@ import PIL
 import pyarrow as pa
 import torch
 
-from reactvl.embed.result import Result, write
+from reactvl.embed.decoding import Decoded
+from reactvl.embed.result import Head, Result, write
+from reactvl.embed.watch import Step
 from reactvl.manifest import ReactvlError
 from reactvl.pool.embeddings_format import METADATA_SCHEMA
-from reactvl.pool.images import BadImage, Picture, picture
-from reactvl.pool.reader import forget, read_image
+from reactvl.pool.fields import Fields, field_columns
+from reactvl.pool.images import Picture
+from reactvl.pool.reader import forget
+from reactvl.pool.records import side_path
 from reactvl.pool.tars import Catalogue, Fingerprint, Sample, Skipped, catalogue, same_shard
 
 if TYPE_CHECKING:
     from reactvl.models import Model
     from reactvl.models.encoder import Encoder
 
-BATCHES_AHEAD = 3  # decoded or being decoded while the model computes
-
 
 class Settings(NamedTuple):
-    """What a worker needs to know; picklable, equal for all shards of a run."""
+    """What a worker needs to know; picklable, equal for all workers and shards of a run."""
 
     model: str
     model_sha256: str
     batch_size: int
     precision: str
-    device: str
-    threads: int
-    decoders: int
+    places: tuple[str, ...]  # the device of each worker
+    threads: int  # that compute
+    workers: int  # threads that decode
     fast_images: bool
+    captions: str
+    request: str  # digest of what was asked for
 
 
 class Task(NamedTuple):
@@ -54,52 +57,162 @@ class Task(NamedTuple):
     result: Path
 
 
-class Report(NamedTuple):
-    """What a worker says of a shard that is done."""
+def embed_shards(settings: Settings, worker: int, tasks: Iterator[Task]) -> Iterator[Step]:
+    """Embed shards and write their result files, saying after every batch how far it is.
 
-    rows: int
-    seconds: float
-    waiting: float  # seconds of them that the model waited for decoded images
+    An unreadable shard gives a result without rows that says so; ReactvlError for one that changes while it is read.
+    """
+    encoder = prepare(settings, settings.places[worker])
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    decoders = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
+    aside = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("begin", "write")]
+    try:
+        coming = Coming(tasks, lambda task: Begun(task, settings, encoder, decoders), aside[0])
+        writing: Future | None = None
+        asked = time.monotonic()
+        for begun in coming:
+            waited = time.monotonic() - asked
+            result, last = yield from embedded(begun, settings, encoder, coming.begin, waited)
+            if writing:
+                yield writing.result()
+            writing = aside[1].submit(save, begun.task, result, last)
+            asked = time.monotonic()
+        if writing:
+            yield writing.result()
+    finally:
+        for executor in (decoders, *aside):
+            executor.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
 
 
-Advance = Callable[[int, int, float], None]  # (rows done, rows of the shard, seconds waited) after a batch
 _encoders: dict[tuple, "Encoder"] = {}  # of this process
 
 
-def prepare(settings: Settings, model: "Model | None" = None) -> "Encoder":
+def prepare(settings: Settings, device: str, model: "Model | None" = None) -> "Encoder":
     """The encoder of this process, loaded once; ReactvlError when the model of that name is no longer the same."""
     from reactvl.models import load
     from reactvl.models.encoder import Encoder
 
-    which = settings.model, settings.model_sha256, settings.device, settings.precision
+    which = settings.model, settings.model_sha256, device, settings.precision
     if which not in _encoders:
         model = load(settings.model) if model is None else model
         if model.id.sha256 != settings.model_sha256:
             raise ReactvlError(
                 f"{settings.model}: a worker process loads other weights under this name than were given; "
-                "save the model to a folder and give that folder, or use one worker"
+                "save the model to a folder and give that folder, or use --executor local"
             )
         _encoders.clear()  # one model at a time
-        _encoders[which] = Encoder(model, device=settings.device, precision=settings.precision)
+        _encoders[which] = Encoder(model, device=device, precision=settings.precision)
     return _encoders[which]
 
 
-def embed_shard(task: Task, settings: Settings, advance: Advance | None = None) -> Report:
-    """Embed one shard and write its result file. Unreadable shards give a result without rows that says so."""
-    encoder = prepare(settings)
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    began = time.monotonic()
-    try:
-        result, waiting = embedded(task, settings, encoder, advance or (lambda *_: None))
-    finally:
-        torch.set_num_threads(before)
-    if result.metadata.num_rows and not still_there(task):
+class Coming:
+    """Shards in the order of the tasks, each begun beside the model: when it is its turn, or before, when `begin` says."""
+
+    def __init__(self, tasks: Iterator[Task], open_shard: Callable[[Task], "Begun"], aside: Executor):
+        self.tasks, self.open_shard, self.aside = tasks, open_shard, aside
+        self._next: Future | None = None
+
+    def begin(self) -> None:
+        """Begin the next shard unless it is begun. Not at once: another worker may be free for it."""
+        if self._next is None:
+            self._next = next((self.aside.submit(self.open_shard, task) for task in self.tasks), None)
+
+    def __iter__(self) -> Iterator["Begun"]:
+        self.begin()
+        while self._next is not None:
+            begun, self._next = self._next.result(), None
+            yield begun
+            self.begin()
+
+
+class Begun:
+    """A shard that is scanned, its captions tokenised, its first images on their way through the decoders."""
+
+    def __init__(self, task: Task, settings: Settings, encoder: "Encoder", decoders: Executor):
+        self.task = task
+        self.side_file = side_stamp(task.shard)
+        forget(task.shard)  # an earlier run of this process may have opened another file of this name
+        try:
+            found = catalogue(task.shard, settings.captions)
+        except OSError as fault:
+            found = Catalogue([], [Skipped("", "unreadable shard", fault.strerror or str(fault))], 0)
+        self.damaged_json, self.skipped = found.damaged_json, list(found.skipped)
+        self.usable: list[Sample] = []
+        for sample in found.samples:
+            fault = unusable(sample, settings.captions)
+            self.skipped.append(fault) if fault else self.usable.append(sample)
+        self.decoded = Decoded(
+            task.shard, self.usable, encoder.model, settings.batch_size, settings.fast_images, decoders
+        )
+        self.texts = encoder.begin_texts([sample.caption for sample in self.usable])
+
+
+def unusable(sample: Sample, captions: str) -> Skipped | None:
+    """Why a sample is left out before its image is looked at."""
+    if sample.status not in (None, "success"):
+        return Skipped(sample.key, "download failed", f"img2dataset's status is {sample.status}")
+    if sample.caption is None:
+        auto = "it has no .txt, and no caption in its .json or the shard's side file"
+        return Skipped(sample.key, "no caption", auto if captions == "auto" else f"it has none in {captions}")
+    if not sample.caption.strip():
+        return Skipped(sample.key, "empty caption", "its caption is blank")
+    return None
+
+
+def embedded(
+    begun: Begun, settings: Settings, encoder: "Encoder", begin_next: Callable[[], None], waited: float
+) -> Iterator[Step]:
+    """Yields steps, returns the shard's result and its last step, for when that is written."""
+    began = time.monotonic() - waited
+    decoded, usable = begun.decoded, begun.usable
+    rows, vectors, pictures = [], [np.zeros((0, encoder.model.id.dim), np.float16)], []
+    for batch in decoded.batches():
+        pixels = torch.from_numpy(np.stack([picture.pixels for _, _, picture in batch]))  # (B, 3, size, size)
+        vectors.append(encoder.images(pixels).astype(np.float16))
+        for row, digest, picture in batch:
+            rows.append(row)
+            pictures.append((digest, picture._replace(pixels=None)))
+        begun.texts.advance(decoded.taken / len(usable))
+        if decoded.all_begun:
+            begin_next()
+        yield step_of(begun, decoded.taken, began, waited)
+    texts = begun.texts.vectors().astype(np.float16)[rows]
+    images = np.concatenate(vectors)
+    finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
+    kept = np.flatnonzero(finite)
+    skipped = begun.skipped + decoded.skipped
+    skipped += [
+        Skipped(usable[rows[at]].key, "vector not finite", "the model gives a NaN or an infinity")
+        for at in np.flatnonzero(~finite)
+    ]
+    table, fields = metadata([usable[rows[at]] for at in kept], [pictures[at] for at in kept])
+    head = Head(
+        rows=len(kept),
+        fingerprint=begun.task.fingerprint,
+        skipped=skipped,
+        paths=dict(sorted(Counter(pictures[at][1].path for at in kept).items())),
+        damaged_json=begun.damaged_json,
+        fields=fields,
+        made_by=made_by(settings) | {"side_file": begun.side_file},
+    )
+    last = step_of(begun, len(kept), began, waited)._replace(ended=True)
+    return Result(head, images[kept], texts[kept], table), last
+
+
+def step_of(begun: Begun, done: int, began: float, waited: float) -> Step:
+    seconds = time.monotonic() - began
+    return Step(begun.task.shard, done, len(begun.usable), seconds, waited + begun.decoded.waiting)
+
+
+def save(task: Task, result: Result, last: Step) -> Step:
+    if result.head.rows and not still_there(task):
         raise ReactvlError(
             f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete"
         )
     write(task.result, result)
-    return Report(len(result.images), time.monotonic() - began, waiting)
+    return last
 
 
 def still_there(task: Task) -> bool:
@@ -110,131 +223,27 @@ def still_there(task: Task) -> bool:
         return False
 
 
-def made_by(precision: str, threads: int) -> dict[str, Any]:
-    """What the bytes of a result depend on, besides the shard and what was asked for."""
+def made_by(settings: Settings) -> dict[str, Any]:
+    """What the bytes of a result depend on, besides the shard and its side file."""
+    return {"request": settings.request, **arithmetic(settings.precision, settings.threads)}
+
+
+def arithmetic(precision: str, threads: int) -> dict[str, Any]:
     return {"precision": precision, "threads": threads, "torch": str(torch.__version__), "pillow": PIL.__version__}
 
 
-def embedded(task: Task, settings: Settings, encoder: "Encoder", advance: Advance) -> tuple[Result, float]:
-    forget(task.shard)  # an earlier run of this process may have opened another file of this name
+def side_stamp(shard: Path) -> list[int] | None:
+    """Size and time of the shard's side file, which may give captions and fields; None without one."""
     try:
-        found = catalogue(task.shard)
-    except OSError as fault:
-        found = Catalogue([], [Skipped("", "unreadable shard", fault.strerror or str(fault))], 0)
-    skipped, usable = list(found.skipped), []
-    for sample in found.samples:
-        fault = unusable(sample)
-        skipped.append(fault) if fault else usable.append(sample)
-
-    decoded = Decoded(task.shard, usable, encoder.model, settings)
-    with decoded:
-        # the decoders fill their queue while the captions are encoded
-        texts = encoder.texts([sample.caption for sample in usable]).astype(np.float16)
-        rows, vectors, pictures = [], [np.zeros((0, encoder.model.id.dim), np.float16)], []
-        for batch in decoded.batches():
-            pixels = torch.from_numpy(np.stack([picture.pixels for _, _, picture in batch]))  # (B, 3, size, size)
-            vectors.append(encoder.images(pixels).astype(np.float16))
-            for row, digest, picture in batch:
-                rows.append(row)
-                pictures.append((digest, picture.phash, picture.path))
-            advance(decoded.taken, len(usable), decoded.waiting)
-    skipped += decoded.skipped
-    images, texts = np.concatenate(vectors), texts[rows]
-    finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
-    kept = np.flatnonzero(finite)
-    skipped += [
-        Skipped(usable[rows[at]].key, "vector not finite", "the model gives a NaN or an infinity")
-        for at in np.flatnonzero(~finite)
-    ]
-    result = Result(
-        fingerprint=task.fingerprint,
-        images=images[kept],
-        texts=texts[kept],
-        metadata=metadata([usable[rows[at]] for at in kept], [pictures[at] for at in kept]),
-        skipped=skipped,
-        paths=dict(Counter(pictures[at][2] for at in kept)),
-        damaged_json=found.damaged_json,
-        made_by=made_by(encoder.precision, settings.threads),
-    )
-    return result, decoded.waiting
+        stat = side_path(shard).stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
 
 
-def unusable(sample: Sample) -> Skipped | None:
-    """Why a sample is left out before its image is looked at."""
-    if sample.status not in (None, "success"):
-        return Skipped(sample.key, "download failed", f"img2dataset's status is {sample.status}")
-    if sample.caption is None:
-        return Skipped(sample.key, "no caption", "it has no .txt and no caption in its .json")
-    if not sample.caption.strip():
-        return Skipped(sample.key, "empty caption", "its caption is blank")
-    return None
-
-
-class Decoded:
-    """The usable images of a shard in order, decoded by threads, at most `BATCHES_AHEAD` batches before they are
-    asked for.
-
-    `skipped` lists the images that were none, `waiting` sums the seconds that `batches` had to wait, `taken` counts
-    samples.
-    """
-
-    def __init__(self, shard: Path, samples: list[Sample], model: "Model", settings: Settings):
-        self.shard, self.samples, self.batch_size = shard, samples, settings.batch_size
-        self.options = {
-            "size": model.image_size,
-            "resize_mode": model.resize_mode,
-            "interpolation": model.interpolation,
-            "fill": model.config["preprocess_cfg"].get("fill_color", 0),
-            "fast": settings.fast_images,
-        }
-        self.skipped: list[Skipped] = []
-        self.waiting, self.taken = 0.0, 0
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._queue: deque[Future] = deque()
-        self._to_come = iter(samples)
-        self._fill()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._decoders.shutdown(wait=True, cancel_futures=True)
-
-    def batches(self) -> Iterator[list[tuple[int, bytes, Picture]]]:
-        """Batches of (sample's number, SHA-256 of the file, picture): the next `batch_size` images that are whole."""
-        batch = []
-        while self._queue:
-            began = time.monotonic()
-            outcome = self._queue.popleft().result()
-            self.waiting += time.monotonic() - began
-            self._fill()
-            if isinstance(outcome, BadImage):
-                self.skipped.append(Skipped(self.samples[self.taken].key, outcome.reason, outcome.detail))
-            else:
-                batch.append((self.taken, *outcome))
-            self.taken += 1
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    def _fill(self) -> None:
-        room = BATCHES_AHEAD * self.batch_size - len(self._queue)
-        self._queue.extend(self._decoders.submit(self._decode, sample) for sample in islice(self._to_come, room))
-
-    def _decode(self, sample: Sample) -> tuple[bytes, Picture] | BadImage:
-        try:
-            data = read_image(self.shard, sample.offset, sample.size)
-            return hashlib.sha256(data).digest(), picture(data, **self.options)
-        except BadImage as fault:
-            return fault
-        except ReactvlError as fault:
-            return BadImage("unreadable image", str(fault))
-
-
-def metadata(samples: list[Sample], pictures: list[tuple[bytes, np.uint64, str]]) -> pa.Table:
-    """The rows of metadata of these samples; `shard` is null, since its name depends on the whole pool."""
+def metadata(samples: list[Sample], pictures: list[tuple[bytes, Picture]]) -> tuple[pa.Table, Fields]:
+    """The rows of metadata of these samples and what fields they have; `shard` is null, since its name depends on the
+    whole pool."""
     columns = {
         "key": [sample.key for sample in samples],
         "shard": [None] * len(samples),
@@ -242,12 +251,14 @@ def metadata(samples: list[Sample], pictures: list[tuple[bytes, np.uint64, str]]
         "size": [sample.size for sample in samples],
         "caption": [sample.caption for sample in samples],
         "url": [sample.url for sample in samples],
-        "sha256": [digest for digest, _, _ in pictures],
-        "phash": [int(phash) for _, phash, _ in pictures],
+        "sha256": [digest for digest, _ in pictures],
+        "phash": [int(picture.phash) for _, picture in pictures],
         "ext": [sample.ext for sample in samples],
+        "width": [picture.width for _, picture in pictures],
+        "height": [picture.height for _, picture in pictures],
     }
-    return pa.table(columns, schema=METADATA_SCHEMA)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
+    table = pa.table(columns, schema=METADATA_SCHEMA)
+    extra, fields = field_columns([sample.fields for sample in samples])
+    for name in fields:
+        table = table.append_column(extra.schema.field(name), extra[name])
+    return table, fields

@@ -3,24 +3,51 @@
 import functools
 import json
 import os
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from reactvl import scale
-from reactvl.embed import parts, result
-from reactvl.embed.shard import Report, Settings, Task, cores, embed_shard, made_by, prepare
+from reactvl.embed import chunks, parts, result
+from reactvl.embed.shard import Settings, Task, arithmetic, embed_shards, made_by, prepare, side_stamp
+from reactvl.embed.watch import MEGABYTE, Watch
 from reactvl.handles.embeddings import Embeddings
-from reactvl.manifest import InputId, ReactvlError, Stage, sha256_json, stage_folder, write_json
+from reactvl.manifest import ModelId, ReactvlError, Stage, sha256_json, stage_folder, write_json
 from reactvl.models import Model, load
-from reactvl.models.encoder import choose_device, choose_precision
+from reactvl.models.encoder import choose_devices, choose_precision
+from reactvl.pool.listing import reasons
 from reactvl.pool.patterns import expand
-from reactvl.pool.tars import Fingerprint, fingerprint, same_shard
-from reactvl.progress import Progress, progress, say
+from reactvl.pool.records import checked_captions
+from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names
+from reactvl.pool.tars import Fingerprint, same_shard
+from reactvl.progress import progress, say
 
-MAX_DECODERS = 16  # threads that decode for one worker
+MAX_DECODERS = 16  # threads that decode for one worker, unless more are asked for
+
+
+class Request(NamedTuple):
+    """What the run is asked for, checked: what to embed into which parts, and how."""
+
+    pool: str | list[str]
+    shards: dict[Path, Fingerprint]
+    model: ModelId
+    loaded: Model | None  # None where worker processes load it, under `name`
+    name: str
+    out: Path
+    part_rows: int
+    precision: str  # bf16 or fp32
+    places: tuple[str, ...]  # the device of each worker
+    threads: int
+    workers: int | None
+    options: dict[str, Any]
+    open: Callable[..., AbstractContextManager[Stage]]
+
+    @property
+    def id(self) -> str:
+        return sha256_json(self.options)
 
 
 def run_stage(
@@ -28,28 +55,36 @@ def run_stage(
     model: str | Model,
     out: Path,
     *,
+    captions: str,
     batch_size: int,
     precision: str,
     device: str,
-    workers: int,
+    executor: str,
+    chunk: str,
+    workers: int | None,
     threads: int,
     part_rows: int,
     fast_images: bool,
     overwrite: bool,
-) -> Embeddings:
+) -> Embeddings | None:
     """See `reactvl.embed.embed`."""
-    if batch_size < 1 or part_rows < 1 or workers < 1 or threads < 0:
+    if batch_size < 1 or part_rows < 1 or threads < 0 or (workers is not None and workers < 1):
         raise ReactvlError(
             f"batch_size {batch_size}, part_rows {part_rows}, workers {workers}, threads {threads}: "
             "threads are 0 or more, the others 1 or more"
         )
+    checked_captions(captions)
+    share = chunks.parse(chunk)
+    devices = choose_devices(device)
+    places = tuple(scale.places(executor, [str(one) for one in devices], cores()))
     paths = expand(pool)
     shards = identify(paths)
     name = str(model) if isinstance(model, str | Path) else model.name
-    exact = choose_precision(precision, choose_device(device))
+    exact = agreed({choose_precision(precision, one) for one in devices}, device)
     model = load(model)
     options = {
         "model": model.id.sha256,
+        "captions": captions,
         "batch_size": batch_size,
         "precision": precision,
         "threads": threads,
@@ -57,161 +92,145 @@ def run_stage(
         "fast_images": fast_images,
     }
     inputs = {"pool": pool_id(shards, out)}
-    with stage_folder(
-        out, "embed", options=options, inputs=inputs, model=model.id, overwrite=overwrite, piecewise=("pool",)
-    ) as stage:
+    folder = functools.partial(
+        stage_folder, out, "embed", options=options, inputs=inputs, model=model.id, piecewise=("pool",)
+    )
+    request = Request(
+        pool=pool,
+        shards=shards,
+        model=model.id,
+        loaded=model if len(places) == 1 else None,
+        name=name,
+        out=out,
+        part_rows=part_rows,
+        precision=exact,
+        places=places,
+        threads=threads,
+        workers=workers,
+        options=options,
+        open=folder,
+    )
+    del model  # worker processes have their own
+    return embed_whole(request, overwrite) if share.whole else embed_chunk(request, share, overwrite)
+
+
+def agreed(precisions: set[str], device: str) -> str:
+    if len(precisions) > 1:
+        raise ReactvlError(f"device {device}: not all of these have bf16; pass --precision")
+    return precisions.pop()
+
+
+def embed_whole(request: Request, overwrite: bool) -> Embeddings:
+    """All shards that are not done yet, in one process or several, and the folder made whole."""
+    chunks.refuse_others(request.out)
+    with request.open(overwrite=overwrite) as stage:
         if stage.done:
-            say(f"embed: {out} is up to date")
+            say(f"embed: {request.out} is up to date")
+            return Embeddings(request.out)
+        chunks.refuse_others(request.out)
+        tasks, settings = planned(request, stage)
+        resumed = embed_missing(tasks, settings, request.loaded, stage.timing)
+        return finish(request, stage, tasks, [result.read_head(task.result) for task in tasks], resumed)
+
+
+def embed_chunk(request: Request, share: chunks.Chunk, overwrite: bool) -> Embeddings | None:
+    """The chunk's shards that are not done yet; the folder made whole where they were the last."""
+    out, timing = request.out, {}
+    with ExitStack() as claim:
+        chunks.refuse_others(out, but=request.id)
+        with request.open(overwrite=overwrite, wait=chunks.WAIT) as stage:
+            if stage.done:
+                say(f"embed: {out} is up to date")
+                return Embeddings(out)
+            claim.enter_context(chunks.claimed(out, share, request.id))
+            tasks, settings = planned(request, stage)
+        resumed = embed_missing(share.of(tasks), settings, request.loaded, timing)
+    with request.open(wait=chunks.WAIT) as stage:
+        if stage.done:
+            say(f"embed: chunk {share} is done, and with it {out}")
             return Embeddings(out)
-        threads = fixed_threads(stage, threads, workers)
-        settings = Settings(
-            model=name,
-            model_sha256=model.id.sha256,
-            batch_size=batch_size,
-            precision=exact,
-            device=device,
-            threads=threads,
-            decoders=max(1, min(MAX_DECODERS, cores() // workers)),
-            fast_images=fast_images,
-        )
-        tasks = [Task(path, print_, result_path(stage, path)) for path, print_ in shards.items()]
-        resumed = embed_shards(stage, tasks, settings, model, workers)
-        names = shard_names(paths)
-        heads = [result.read_head(task.result) for task in tasks]
-        counts = counted(heads)
-        if not counts["pairs"]:
-            raise ReactvlError(
-                f"pool {pool}: no usable pair in {len(tasks):,} shards ({reasons(counts) or 'they are empty'})"
-            )
-        parts.write(
-            out,
-            [parts.Piece(names[task.shard], task, head) for task, head in zip(tasks, heads, strict=True)],
-            model.id.dim,
-            part_rows,
-        )
-        stage.finish(
-            counts=counts,
-            facts={
-                **made_by(exact, threads),
-                "images": dict(sorted(sum((Counter(head.paths) for head in heads), Counter()).items())),
-                "damaged_json": sum(head.damaged_json for head in heads),
-            },
-        )
-    again = f", {resumed:,} of them done before" if resumed else ""
-    say(f"embed: {counts['pairs']:,} pairs of {counts['shards']:,} shards{again} -> {out}")
-    if counts["skipped"]:
-        say(f"embed: {counts['skipped']:,} skipped ({reasons(counts)}); listed in {out / 'skipped.parquet'}")
-    return Embeddings(out)
+        heads = [done_before(task, settings) for task in tasks]
+        lacking, others = heads.count(None), chunks.running(out)
+        if not lacking and not others:
+            stage.timing |= timing
+            return finish(request, stage, tasks, heads, resumed)
+    left = (
+        f"{lacking:,} of {len(tasks):,} shards are to do" if lacking else f"chunk {', '.join(others)} is still running"
+    )
+    say(f"embed: chunk {share} is done; {left}, and the run that ends last writes {out}")
+    return None
 
 
-def embed_shards(stage: Stage, tasks: list[Task], settings: Settings, model: Model, workers: int) -> int:
+def planned(request: Request, stage: Stage) -> tuple[list[Task], Settings]:
+    """The tasks of all shards, and what the workers need to know. Under the folder's lock."""
+    threads = fixed_threads(stage, request.threads, len(request.places))
+    options = request.options
+    settings = Settings(
+        model=request.name,
+        model_sha256=request.model.sha256,
+        batch_size=options["batch_size"],
+        precision=request.precision,
+        places=request.places,
+        threads=threads,
+        workers=request.workers or max(1, min(MAX_DECODERS, cores() // len(request.places))),
+        fast_images=options["fast_images"],
+        captions=options["captions"],
+        request=request.id,
+    )
+    return [Task(path, print_, result_path(stage, path)) for path, print_ in request.shards.items()], settings
+
+
+def embed_missing(tasks: list[Task], settings: Settings, model: Model | None, timing: dict[str, float]) -> int:
     """Make the result files that are missing or out of date; returns how many shards were done before."""
-    wanted = made_by(settings.precision, settings.threads)
-    todo = [task for task in tasks if not is_done(task, wanted)]
+    todo = [task for task in tasks if done_before(task, settings) is None]
     if not todo:
         return len(tasks)
-    workers = min(workers, len(todo))
-    with progress("embedding", megabytes(tasks), "MB") as bar:
-        watch = Watch(bar)
-        watch.skip(sum(task.fingerprint.size for task in tasks) - sum(task.fingerprint.size for task in todo))
+    sizes = {task.shard: task.fingerprint.size for task in tasks}
+    workers = min(len(settings.places), len(todo))
+    with progress("embedding", sum(sizes.values()) // MEGABYTE, "MB") as bar:
+        watch = Watch(bar, sizes)
+        watch.skip(sum(sizes.values()) - sum(sizes[task.shard] for task in todo))
         if workers == 1:
-            prepare(settings, model)
-        else:
-            del model  # each worker has its own
-        work = functools.partial(embed_shard, settings=settings)
-        if workers == 1:
-            work = functools.partial(watched, settings=settings, watch=watch)
-        for task, report in zip(todo, scale.run(todo, work, workers), strict=True):
-            watch.finished(task, report)
-    stage.timing |= {"pairs_per_second": watch.rate(), "share_waiting_for_data": watch.waiting_share()}
+            prepare(settings, settings.places[0], model)
+        for step in scale.stream(todo, functools.partial(embed_shards, settings), workers):
+            watch.step(step)
+    timing |= {"pairs_per_second": watch.rate(), "share_waiting_for_data": watch.waiting_share()}
     return len(tasks) - len(todo)
 
 
-def watched(task: Task, settings: Settings, watch: "Watch") -> Report:
-    """`embed_shard` in this process, showing progress after every batch."""
-    return embed_shard(task, settings, functools.partial(watch.batch, task))
+def done_before(task: Task, settings: Settings) -> result.Head | None:
+    """The head of the task's result file if it is of the shard as it is now, made in the way that is wanted now."""
+    head = result.read_head(task.result)
+    if head is None or head.made_by != made_by(settings) | {"side_file": side_stamp(task.shard)}:
+        return None
+    if UNREADABLE in (task.fingerprint, head.fingerprint):
+        return None
+    return head if same_shard(task.shard, head.fingerprint) else None
 
 
-class Watch:
-    """Turns what workers say into a progress bar over the shards' bytes, with pairs a second and the share of
-    waiting."""
-
-    def __init__(self, bar: Progress):
-        self.bar, self.began = bar, time.monotonic()
-        self.bytes = self.rows = 0
-        self.seconds = self.waiting = 0.0
-
-    def skip(self, size: int) -> None:
-        self.bytes += size
-        self.bar.advance(self.bytes // MEGABYTE, resumed=True)
-
-    def batch(self, task: Task, done: int, rows: int, waiting: float) -> None:
-        """`done` of the shard's `rows` are embedded."""
-        elapsed = max(time.monotonic() - self.began, 1e-9)
-        size = task.fingerprint.size * done // max(rows, 1)
-        self._show(self.bytes + size, self.rows + done, (self.waiting + waiting) / elapsed)
-
-    def finished(self, task: Task, report: Report) -> None:
-        self.bytes += task.fingerprint.size
-        self.rows += report.rows
-        self.seconds += report.seconds
-        self.waiting += report.waiting
-        self._show(self.bytes, self.rows, self.waiting_share())
-
-    def rate(self) -> float:
-        return self.rows / max(time.monotonic() - self.began, 1e-9)
-
-    def waiting_share(self) -> float:
-        return self.waiting / max(self.seconds, 1e-9)
-
-    def _show(self, size: int, rows: int, share: float) -> None:
-        rate = rows / max(time.monotonic() - self.began, 1e-9)
-        note = f"{rows:,} pairs, {rate:,.0f} pairs/s, {share:.0%} waiting for data"
-        self.bar.advance(size // MEGABYTE - self.bar.done, note)
-
-
-MEGABYTE = 1_000_000
-
-
-def megabytes(tasks: list[Task]) -> int:
-    return sum(task.fingerprint.size for task in tasks) // MEGABYTE
-
-
-def identify(paths: list[Path]) -> dict[Path, Fingerprint]:
-    """The fingerprint of every shard; one that cannot be read has size 0 and no hash, and is listed when its turn
-    comes."""
-
-    def one(path: Path) -> Fingerprint:
-        try:
-            return fingerprint(path)
-        except OSError:
-            return UNREADABLE
-
-    with ThreadPoolExecutor(MAX_DECODERS) as readers:
-        return dict(zip(paths, readers.map(one, paths), strict=True))
-
-
-UNREADABLE = Fingerprint(0, 0, "")
-
-
-def pool_id(shards: dict[Path, Fingerprint], out: Path) -> InputId:
-    """The pool's identity: its shards' names, sizes and ends. Modification times are left out: a copy is the same
-    pool."""
-    home = Path(os.path.commonpath([path.resolve().parent for path in shards]))
-    near = home.is_relative_to(out.resolve().parent)
-    names = shard_names(list(shards))
-    content = [[names[path], print_.size, print_.ends_sha256] for path, print_ in shards.items()]
-    return InputId(path=os.path.relpath(home, out.resolve()) if near else str(home), sha256=sha256_json(content))
-
-
-def shard_names(paths: list[Path]) -> dict[Path, str]:
-    """Short names: the file's, with as many of its folders as tell it from the others of that name."""
-    names = {path: path.name for path in paths}
-    depth = 1
-    while len(clashing := {name for name, count in Counter(names.values()).items() if count > 1}) > 0:
-        depth += 1
-        names |= {path: "/".join(path.resolve().parts[-depth:]) for path, name in names.items() if name in clashing}
-    return names
+def finish(request: Request, stage: Stage, tasks: list[Task], heads: list[result.Head], resumed: int) -> Embeddings:
+    """Write the parts and the manifest from the result files of all shards."""
+    counts = counted(heads)
+    if not counts["pairs"]:
+        raise ReactvlError(
+            f"pool {request.pool}: no usable pair in {len(tasks):,} shards ({reasons(counts) or 'they are empty'})"
+        )
+    names = shard_names(list(request.shards))
+    pieces = [parts.Piece(names[task.shard], task, head) for task, head in zip(tasks, heads, strict=True)]
+    left_out = parts.write(request.out, pieces, request.model.dim, request.part_rows)
+    facts = {
+        **arithmetic(request.precision, heads[0].made_by["threads"]),
+        "images": dict(sorted(sum((Counter(head.paths) for head in heads), Counter()).items())),
+        "damaged_json": sum(head.damaged_json for head in heads),
+    }
+    stage.finish(counts=counts, facts=facts | ({"fields_left_out": left_out} if left_out else {}))
+    again = f", {resumed:,} of them done before" if resumed else ""
+    say(f"embed: {counts['pairs']:,} pairs of {counts['shards']:,} shards{again} -> {request.out}")
+    if counts["skipped"]:
+        say(f"embed: {counts['skipped']:,} skipped ({reasons(counts)}); listed in {request.out / 'skipped.parquet'}")
+    if left_out:
+        say(f"embed: {left_out:,} fields of the samples have no column: there are too many; the rarest were left out")
+    return Embeddings(request.out)
 
 
 def fixed_threads(stage: Stage, threads: int, workers: int) -> int:
@@ -231,16 +250,6 @@ def result_path(stage: Stage, shard: Path) -> Path:
     return stage.work / "shards" / f"{sha256_json(str(shard.resolve()))[:16]}-{name[-100:]}.arrow"
 
 
-def is_done(task: Task, wanted: dict) -> bool:
-    """Whether the task's result file is of the shard as it is now, made in the way that is wanted now."""
-    head = result.read_head(task.result)
-    if head is None or head.made_by != wanted:
-        return False
-    if task.fingerprint == UNREADABLE or head.fingerprint == UNREADABLE:
-        return False
-    return same_shard(task.shard, head.fingerprint)
-
-
 def counted(heads: list[result.Head]) -> dict[str, int]:
     """Pairs, shards, and skipped samples in all and by reason."""
     skipped = Counter(entry.reason for head in heads for entry in head.skipped)
@@ -252,7 +261,5 @@ def counted(heads: list[result.Head]) -> dict[str, int]:
     }
 
 
-def reasons(counts: dict[str, int]) -> str:
-    """`3 no caption, 1 truncated`"""
-    found = {name.removeprefix("skipped: "): count for name, count in counts.items() if name.startswith("skipped: ")}
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.items(), key=lambda item: -item[1]))
+def cores() -> int:
+    return len(os.sched_getaffinity(0))

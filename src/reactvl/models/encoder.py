@@ -4,6 +4,7 @@ What comes out for an item depends only on the items of the same call, never on 
 stage, which encodes shard by shard, gives the same bytes again.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -15,17 +16,21 @@ from torch import Tensor
 
 from reactvl.clip_imports import open_clip
 from reactvl.manifest import ReactvlError
+from reactvl.models.prepacked import can_prepack, prepacked
 
 if TYPE_CHECKING:
     from reactvl.models.model import Model
 
 TEXT_BATCH = 128
+IMAGES_A_THREAD = 32
 
 
 class Encoder:
     """Vectors of images and texts from one model on one device.
 
     `precision`: "auto" is bf16 where the machine has it (CPUs with AVX512-BF16 or AMX, GPUs since Ampere), else fp32.
+    On a CPU a tower computes from a packed copy of its weights, made when it is first used: a later change of the
+    model's weights does not reach it.
     """
 
     def __init__(self, model: "Model", *, device: str = "auto", precision: str = "auto"):
@@ -33,51 +38,92 @@ class Encoder:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.net = model.net.to(self.device)
-        if hasattr(model.net.visual, "conv1") and hasattr(model.net.visual.conv1, "stem"):
+        self.hybrid = hasattr(model.net.visual, "conv1") and hasattr(model.net.visual.conv1, "stem")
+        if self.hybrid:
             model.net.visual.conv1.stem.to(memory_format=torch.channels_last)  # 3x for bf16 convolutions on CPU
         self.trims = trims_exactly(model)
 
     def images(self, pixels: Tensor) -> np.ndarray:
         """L2-normalised vectors (B, dim) float32 of uint8 pixels (B, 3, H, W), already resized and cropped."""
         with torch.inference_mode(), autocast(self.device, self.precision):
-            inputs = self.model.normalise(pixels.to(self.device, non_blocking=True))
-            vectors = self.net.encode_image(inputs)
-        return F.normalize(vectors.float(), dim=-1).cpu().numpy()
+            # on a CPU a few at a time, so that what a layer gives is still in the cache when the next one takes it
+            some = len(pixels) if self.device.type != "cpu" else IMAGES_A_THREAD * torch.get_num_threads()
+            vectors = [
+                self._image_net.encode_image(self.model.normalise(part.to(self.device, non_blocking=True))).float()
+                for part in pixels.split(max(some, 1))
+            ]
+            return F.normalize(torch.cat(vectors), dim=-1).cpu().numpy()
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """L2-normalised vectors (N, dim) float32; each distinct text is encoded once, among texts of its own length."""
-        return self._distinct(
-            texts, self.model.id.dim, lambda tokens: F.normalize(text_features(self.net, tokens).float(), dim=-1)
+        return self.begin_texts(texts).vectors()
+
+    def begin_texts(self, texts: Sequence[str]) -> "Texts":
+        """`texts`, a batch at a time, so that other work can go on in between."""
+        return Texts(
+            self,
+            texts,
+            self.model.id.dim,
+            lambda tokens: F.normalize(text_features(self._text_net, tokens).float(), dim=-1),
         )
 
     def pooled_texts(self, texts: Sequence[str]) -> np.ndarray:
         """What a Hugging Face text tower gives before its projection (N, width) float32."""
-        tower = self.net.text
-        width = tower.transformer.config.hidden_size
+        tower = self._text_net.text
 
         def pooled(tokens: Tensor) -> Tensor:
             mask = (tokens != tower.config.pad_token_id).long()
             return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask).float()
 
-        return self._distinct(texts, width, pooled)
+        return Texts(self, texts, tower.transformer.config.hidden_size, pooled).vectors()
 
-    def _distinct(self, texts: Sequence[str], width: int, encode: Callable[[Tensor], Tensor]) -> np.ndarray:
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return np.zeros((0, width), np.float32)
-        tokens = self.model.tokenize(distinct)
-        lengths = token_lengths(tokens, self.pad_id)
-        vectors = np.empty((len(distinct), width), np.float32)
-        for rows in torch.argsort(lengths, stable=True).split(TEXT_BATCH):
-            batch = tokens[rows, : int(lengths[rows].max())] if self.trims else tokens[rows]
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                vectors[rows.numpy()] = encode(batch.to(self.device)).cpu().numpy()
-        place = {text: row for row, text in enumerate(distinct)}
-        return vectors[[place[text] for text in texts]]
+    @functools.cached_property
+    def _image_net(self) -> torch.nn.Module:
+        return self._for_inference("image")
+
+    @functools.cached_property
+    def _text_net(self) -> torch.nn.Module:
+        return self._for_inference("text")
+
+    def _for_inference(self, tower: str) -> torch.nn.Module:
+        if self.device.type != "cpu" or not can_prepack(self.precision):
+            return self.net
+        if tower == "image" and self.hybrid:
+            return self.net  # its time goes into the convolutions of its stem: 307 images/s as it is, 305 packed
+        return prepacked(self.net, tower, torch.bfloat16 if self.precision == "bf16" else torch.float32)
 
     @property
     def pad_id(self) -> int:
         return pad_id(self.model)
+
+
+class Texts:
+    """Texts on their way through the text tower: the distinct ones, in batches of about equal length."""
+
+    def __init__(self, encoder: Encoder, texts: Sequence[str], width: int, encode: Callable[[Tensor], Tensor]):
+        self.encoder, self.encode = encoder, encode
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        self.rows = np.array([distinct[text] for text in texts], np.int64)  # (N,) of the distinct texts' vectors
+        self.tokens = encoder.model.tokenize(list(distinct)) if distinct else torch.zeros((0, 1), dtype=torch.int64)
+        self.lengths = token_lengths(self.tokens, encoder.pad_id)
+        self.batches = torch.argsort(self.lengths, stable=True).split(TEXT_BATCH) if distinct else ()
+        self.done = 0  # batches
+        self.found = np.empty((len(distinct), width), np.float32)
+
+    def advance(self, share: float) -> None:
+        """Encode until `share` (0 to 1) of the batches are done."""
+        encoder = self.encoder
+        while self.done < share * len(self.batches):
+            rows = self.batches[self.done]
+            batch = self.tokens[rows, : int(self.lengths[rows].max())] if encoder.trims else self.tokens[rows]
+            with torch.inference_mode(), autocast(encoder.device, encoder.precision):
+                self.found[rows.numpy()] = self.encode(batch.to(encoder.device)).cpu().numpy()
+            self.done += 1
+
+    def vectors(self) -> np.ndarray:
+        """The vectors (N, width) float32 of all texts, encoding those that are still to do."""
+        self.advance(1)
+        return self.found[self.rows]
 
 
 def text_features(net: torch.nn.Module, tokens: Tensor) -> Tensor:
@@ -132,6 +178,16 @@ def pad_id(model: "Model") -> int:
     return getattr(getattr(text, "config", None), "pad_token_id", None) or 0
 
 
+def choose_devices(text: str) -> list[torch.device]:
+    """The devices of one run: `cuda:all` is every GPU of this machine, `cuda:0,cuda:1` these two, `auto` one."""
+    if text == "cuda:all":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ReactvlError("device 'cuda:all': this machine's PyTorch sees no GPU")
+        return [torch.device("cuda", number) for number in range(count)]
+    return [choose_device(part.strip()) for part in text.split(",")]
+
+
 def choose_device(device: str) -> torch.device:
     """`auto` is the GPU where there is one; ReactvlError for a device that this machine lacks."""
     if device == "auto":
@@ -140,8 +196,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ReactvlError(f"device {device!r}: no such device; use auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ReactvlError(f"device {device!r}: this machine's PyTorch sees no GPU")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ReactvlError(f"device {device!r}: this machine's PyTorch sees {torch.cuda.device_count() or 'no'} GPU")
     return chosen
 
 
@@ -158,8 +214,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for the network's forward pass; float32 products go through oneDNN on CPU."""
-    if device.type == "cpu" and precision == "fp32":
-        torch.set_float32_matmul_precision("medium")
+    if device.type == "cpu" and precision == "fp32" and not torch.cpu._is_amx_tile_supported():
+        torch.set_float32_matmul_precision("medium")  # where there are bf16 matrix units it would use those
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

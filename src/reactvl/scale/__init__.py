@@ -1,5 +1,6 @@
-"""Where per-shard work runs: this process, or worker processes of this machine."""
+"""Where tasks are worked off: in this process, or in worker processes of this machine."""
 
-from reactvl.scale.local import run
+from reactvl.scale.local import run, stream
+from reactvl.scale.placing import places
 
-__all__ = ["run"]
+__all__ = ["places", "run", "stream"]
