@@ -109,12 +109,33 @@ def customize(
 
 
 def pairs_of(pairs: object, out: Path) -> tuple[dict, dict]:
-    """Inputs and options that identify the pairs: the hash of a view's manifest, or the fingerprints of shards."""
-    folder = getattr(pairs, "folder", pairs)
-    if (Path(str(folder)) / "manifest.json").exists():
-        if (stage := read_manifest(folder).stage) not in ("retrieve", "embed"):
+    """Inputs and options that identify the pairs: the hash of a view's or embeddings' manifest, or the fingerprints of
+    shards.
+
+    Raises ReactvlError for a folder of another stage, and for pairs that lead to no pictures (a pool of URLs).
+    """
+    from reactvl.handles.embeddings import STAGES, Embeddings
+    from reactvl.handles.foreign import is_published
+    from reactvl.handles.pairs import FILE, Pairs
+
+    folder = Path(str(getattr(pairs, "folder", pairs)))
+    if (folder / "manifest.json").exists():
+        stage = read_manifest(folder).stage
+        if stage in STAGES:
+            embeddings = pairs if isinstance(pairs, Embeddings) else Embeddings(folder)
+            embeddings.require_pictures()
+            return {"pairs": embeddings.identity(out)}, {}
+        if stage != "retrieve":
             raise ReactvlError(f"{folder}: holds the output of `{stage}`; give retrieved pairs, embeddings or shards")
+        view = pairs if isinstance(pairs, Pairs) else Pairs(folder)
+        view.embeddings.require_pictures(folder / FILE)
         return {"pairs": input_id(folder, out)}, {}
+    if is_published(folder):
+        raise ReactvlError(
+            f"{folder}: published embeddings have no pictures to train on; `reactvl import` them with --pool where you have "
+            "their shards, or `reactvl retrieve` pairs and download those (img2dataset on pairs.parquet, columns URL and "
+            "TEXT), then give the shards"
+        )
     from reactvl.pool.patterns import expand
     from reactvl.pool.tars import fingerprint
 

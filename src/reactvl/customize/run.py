@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from reactvl.handles.embeddings import Embeddings
+from reactvl.handles.embeddings import STAGES, Embeddings
 from reactvl.handles.pairs import Pairs
 from reactvl.manifest import ReactvlError, Stage, read_manifest, write_json
 from reactvl.models.encoder import Encoder, autocast, choose_device, choose_precision, fix_threads, text_features
@@ -174,7 +174,7 @@ def training_pairs(request: Request) -> TrainingPairs:
     folder = getattr(request.pairs, "folder", request.pairs)
     if not (Path(str(folder)) / "manifest.json").exists():
         pairs = from_shards(str(request.pairs))
-    elif read_manifest(folder).stage == "embed":
+    elif read_manifest(folder).stage in STAGES:
         embeddings = Embeddings(folder)
         columns = ["shard", "key", "offset", "size", "caption"]
         tables = [

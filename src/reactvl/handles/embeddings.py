@@ -5,7 +5,21 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from reactvl.manifest import Manifest, ModelId, ReactvlError, changed_files, missing_files, read_manifest
+from reactvl import __version__
+from reactvl.handles import foreign
+from reactvl.handles.foreign_columns import read_columns
+from reactvl.manifest import (
+    InputId,
+    Manifest,
+    ModelId,
+    ReactvlError,
+    changed_files,
+    input_id,
+    input_path,
+    missing_files,
+    path_beside,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from reactvl.models import Model
+    from reactvl.pool.shards import KnownShards
 
 
 class Hit(NamedTuple):
@@ -27,27 +42,85 @@ class Hit(NamedTuple):
     row: int
 
 
+STAGES = ("embed", "import")  # whose folders these are
+
+
 class Embeddings:
     """Vectors and catalogue of a pool.
 
-    Opening checks that the folder is whole and that every part's two arrays and its metadata have as many rows as the
-    manifest says; the vectors themselves stay on disk. Pair (part, row) is row `row` of the three files of
-    `parts[part]`. Raises ReactvlError when the folder is no output of `embed`, lacks a file, or its counts disagree.
+    `folder` was made by `embed` or `import`, or was published in clip-retrieval's or LAION's naming (`img_emb_N.npy`,
+    `text_emb_N.npy`, `metadata_N.parquet`; see foreign.py), and then `model` says which model made it: a name, a
+    `Model`, or its `ModelId`. A folder of our own knows its model; one that is given is compared with it.
+
+    Opening checks that the folder is whole and that every part's arrays and its metadata have as many rows as they
+    should, and of published vectors some rows' norms; the vectors themselves stay on disk. Pair (part, row) is row `row`
+    of the files of `parts[part]`. Raises ReactvlError when the folder is neither, lacks a file, or its counts disagree.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, model: "str | Path | Model | ModelId | None" = None):
         self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder, "embed")
+        self._model: Model | None = None
+        self._files: list[foreign.Files] | None = None
+        if foreign.is_published(self.folder):
+            self._open_published(model)
+        else:
+            self._open_own(model)
+
+    def _open_own(self, model: "str | Path | Model | ModelId | None") -> None:
+        self.manifest: Manifest = read_manifest(self.folder)
+        if self.manifest.stage not in STAGES:
+            raise ReactvlError(
+                f"{self.folder}: holds the output of `{self.manifest.stage}`, not of `embed` or `import`"
+            )
+        again = f"run `reactvl {self.manifest.stage} --overwrite`"
         lost = missing_files(self.folder, self.manifest)
         if lost:
-            raise ReactvlError(f"{self.folder}: lacks {lost[0]}; run `reactvl embed` again")
-        self.parts = [Part(self.folder, number, self.model.dim) for number in self._part_numbers()]
+            raise ReactvlError(f"{self.folder}: lacks {lost[0]}; run `reactvl {self.manifest.stage}` again")
+        if model is not None and (given := self._identified(model)).sha256 != self.model.sha256:
+            raise ReactvlError(
+                f"{self.folder}: was made with {self.model.name} (weights {self.model.sha256[:12]}), which is not the "
+                f"model {given.name} (weights {given.sha256[:12]})"
+            )
+        self.parts = [Part(files, self.model.dim, again) for files in self._own_files()]
         rows = sum(part.rows for part in self.parts)
         if rows != self.manifest.counts["pairs"]:
             raise ReactvlError(
-                f"{self.folder}: holds {rows:,} pairs, its manifest says {self.manifest.counts['pairs']:,}; "
-                "run `reactvl embed --overwrite`"
+                f"{self.folder}: holds {rows:,} pairs, its manifest says {self.manifest.counts['pairs']:,}; {again}"
             )
+
+    def _open_published(self, model: "str | Path | Model | ModelId | None") -> None:
+        if model is None:
+            raise ReactvlError(
+                f"{self.folder}: these embeddings do not say which model made them; pass --model NAME:TAG "
+                '(in Python, Embeddings(folder, model="NAME:TAG"))'
+            )
+        self._files = foreign.parts_of(self.folder)
+        made = self._identified(model)
+        again = "fetch it again, or take it through `reactvl import`"
+        self.parts = [Part(files, made.dim, again, dtypes=("float16", "float32")) for files in self._files]
+        for files in self._files:
+            for path in filter(None, files[1:3]):
+                foreign.check_normalised(path, mapped(path))
+        counts = {"pairs": sum(part.rows for part in self.parts)}
+        self.manifest = Manifest("published", __version__, options={}, inputs={}, model=made, counts=counts)
+
+    @classmethod
+    def of_input(cls, folder: Path | str, manifest: Manifest, name: str = "embeddings") -> "Embeddings":
+        """The embeddings that the stage folder `folder` was made from, by its manifest.
+
+        Raises ReactvlError when they are gone or are no longer what that stage read.
+        """
+        home = input_path(folder, manifest, name)
+        if not (home / "manifest.json").exists() and not foreign.is_published(home):
+            raise ReactvlError(
+                f"{folder}: its embeddings {home} are not there; move them back or run `reactvl {manifest.stage}` again"
+            )
+        found = cls(home) if (home / "manifest.json").exists() else cls(home, manifest.model)
+        if found.identity(folder).sha256 != manifest.inputs[name].sha256:
+            raise ReactvlError(
+                f"{folder}: was made from other embeddings than {home} holds now; run `reactvl {manifest.stage}` again"
+            )
+        return found
 
     def __len__(self) -> int:
         return self.manifest.counts["pairs"]
@@ -62,6 +135,45 @@ class Embeddings:
         """The model that made the vectors."""
         return self.manifest.model
 
+    def identity(self, beside: Path | str) -> InputId:
+        """What these embeddings are as an input of the stage that writes `beside`: the hash of their manifest, or of
+        published files their names, sizes, ends and model."""
+        if self._files is None:
+            return input_id(self.folder, beside)
+        return InputId(path=path_beside(self.folder, beside), sha256=self._content)
+
+    @functools.cached_property
+    def _content(self) -> str:
+        return foreign.content_id(self.folder, self._files, self.model.sha256)
+
+    def columns(self) -> list[str]:
+        """The names of the metadata's columns as they stand in the files."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.names))
+
+    def metadata_files(self) -> list[Path]:
+        """The parts' metadata, a parquet file each, in their order."""
+        return [part.metadata_path for part in self.parts]
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the rows lead to images in shards; of a pool of URLs there are none."""
+        return self.shards.num_rows > 0
+
+    def require_pictures(self, pairs: Path | None = None) -> None:
+        """ReactvlError when there are no pictures to read, with the way to them; `pairs`: the parquet file of the chosen
+        pairs, where there is one."""
+        if self.has_pictures:
+            return
+        fetch = (
+            f"img2dataset --url_list {pairs or 'pairs.parquet'} --input_format parquet --url_col URL --caption_col TEXT "
+            "--output_format webdataset --output_folder pool"
+        )
+        first = "" if pairs else "`reactvl retrieve` the pairs you want, then "
+        raise ReactvlError(
+            f"{self.folder}: has vectors, captions and URLs, but no pictures; {first}download those of pairs.parquet with "
+            f"`{fetch}` and give the shards 'pool/*.tar' (or `reactvl import --pool` where you have the shards already)"
+        )
+
     @functools.cached_property
     def shards(self) -> "pa.Table":
         """One row a shard: shard, path, size, mtime_ns, ends_sha256, part, first_row, rows."""
@@ -75,18 +187,16 @@ class Embeddings:
     def shard_path(self, name: str) -> Path:
         """Where a shard lies; ReactvlError when it is gone or is no longer the file that was embedded (looked up
         once)."""
-        path = self._shard_paths.get(name)
-        if path is None:
-            path = self._shard_paths[name] = self._checked(name)
-        return path
+        return self._known_shards.path(name)
 
     def check_pool(self) -> None:
         """Check every shard as `shard_path` does, so that a stage that will read images stops before it begins."""
-        for name in self._shard_rows:
-            self.shard_path(name)
+        self.require_pictures()
+        self._known_shards.check()
 
     def read_image(self, part: int, row: int) -> bytes:
         """The image file of pair (part, row), as it lies in the pool."""
+        self.require_pictures()
         return self.read_bytes(**self.parts[part].row(row, ["shard", "offset", "size"]))
 
     def read_bytes(self, shard: str, offset: int, size: int) -> bytes:
@@ -134,10 +244,15 @@ class Embeddings:
 
     def verify(self) -> None:
         """Compare the bytes of every file with the manifest's hashes; ReactvlError names those that changed."""
+        if self._files is not None:
+            raise ReactvlError(
+                f"{self.folder}: was published without hashes; `reactvl import` makes a folder that has them"
+            )
         changed = changed_files(self.folder)
         if changed:
             raise ReactvlError(
-                f"{self.folder}: {', '.join(changed)} changed since embed wrote them; run `reactvl embed --overwrite`"
+                f"{self.folder}: {', '.join(changed)} changed since they were written; "
+                f"run `reactvl {self.manifest.stage} --overwrite`"
             )
 
     def _hit(self, row: int, score: float) -> Hit:
@@ -157,106 +272,115 @@ class Embeddings:
         vectors = model.encode_text([query]) if isinstance(query, str) else model.encode_image([query])
         return vectors[0].numpy()
 
-    _model: "Model | None" = None
+    def _identified(self, model: "str | Path | Model | ModelId") -> ModelId:
+        if isinstance(model, ModelId):
+            return model
+        from reactvl.models import load
 
-    def _part_numbers(self) -> list[int]:
+        self._model = load(model)
+        return self._model.id
+
+    def _own_files(self) -> list[foreign.Files]:
+        from reactvl.pool import embeddings_format as layout
+
         names = [Path(name) for name in self.manifest.files if name.startswith("metadata/")]
-        return sorted(int(name.stem.removeprefix("metadata_")) for name in names)
+        numbers = sorted(int(name.stem.removeprefix("metadata_")) for name in names)
+        found = []
+        for number in numbers:
+            images, texts = (path(self.folder, number) for path in (layout.images_path, layout.texts_path))
+            halves = (path if path.exists() else None for path in (images, texts))
+            found.append(foreign.Files(number, *halves, layout.metadata_path(self.folder, number)))
+        return found
 
     @functools.cached_property
-    def _shard_paths(self) -> dict[str, Path]:
-        return {}
+    def _known_shards(self) -> "KnownShards":
+        from reactvl.pool.shards import KnownShards
 
-    @functools.cached_property
-    def _shard_rows(self) -> dict[str, dict]:
-        return {row["shard"]: row for row in self.shards.to_pylist()}
-
-    def _checked(self, name: str) -> Path:
-        from reactvl.pool.reader import forget
-        from reactvl.pool.tars import Fingerprint, same_shard
-
-        row = self._shard_rows.get(name)
-        if row is None:
-            raise ReactvlError(f"{self.folder}: knows no shard {name!r}")
-        path = Path(row["path"])
-        path = path if path.is_absolute() else (self.folder.resolve() / path).resolve()
-        forget(path)
-        try:
-            same = same_shard(path, Fingerprint(row["size"], row["mtime_ns"], row["ends_sha256"]))
-        except OSError as fault:
-            raise ReactvlError(
-                f"shard {path}: {fault.strerror}; put the pool back where it was, or embed it again"
-            ) from None
-        if not same:
-            raise ReactvlError(
-                f"shard {path}: has changed since it was embedded; run `reactvl embed` on the pool again (--overwrite)"
-            )
-        return path
+        return KnownShards(
+            self.folder, self.shards.to_pylist(), f"run `reactvl {self.manifest.stage} --overwrite` again"
+        )
 
     def _table(self, name: str) -> "pa.Table":
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.folder / name)
+        from reactvl.pool import embeddings_format as layout
+
+        if self._files is None:
+            return pq.read_table(self.folder / name)
+        return {layout.SHARDS: layout.SHARDS_SCHEMA, layout.SKIPPED: layout.SKIPPED_SCHEMA}[name].empty_table()
 
 
 class Part:
-    """One part: `rows` pairs; `images()`, `texts()` and `metadata()` agree row by row."""
+    """One part: `rows` pairs; `images()`, `texts()` and `metadata()` agree row by row.
 
-    def __init__(self, folder: Path, number: int, dim: int):
-        import pyarrow.parquet as pq
+    `again` is what an error tells the user to do; `dtypes` are those that its arrays may have.
+    """
 
-        from reactvl.pool import embeddings_format as layout
-
-        self.folder, self.number = folder, number
-        self._images, self._texts = layout.images_path(folder, number), layout.texts_path(folder, number)
-        self._metadata = layout.metadata_path(folder, number)
-        self.rows = pq.read_metadata(self._metadata).num_rows
-        for path in (self._images, self._texts):
-            if path.exists() and (shape := shape_of(path)) != (self.rows, dim):
+    def __init__(self, files: foreign.Files, dim: int, again: str, dtypes: tuple[str, ...] = ("float16",)):
+        self.number, self._images, self._texts, self.metadata_path = files
+        self.rows, self.names = rows_of(self.metadata_path, again)
+        for path in filter(None, (self._images, self._texts)):
+            if (shape := shape_of(path, dtypes, again)) != (self.rows, dim):
                 raise ReactvlError(
-                    f"{path}: is of shape {shape}, but {self._metadata.name} has {self.rows:,} rows and the model "
-                    f"{dim} dimensions; run `reactvl embed --overwrite`"
+                    f"{path}: is of shape {shape}, but {self.metadata_path.name} has {self.rows:,} rows and the model "
+                    f"{dim} dimensions; {again}"
                 )
 
     def images(self) -> "np.memmap | None":
-        """float16 (rows, dim) image vectors, L2-normalised; None when this folder has none."""
-        return mapped(self._images)
+        """float16 (published ones perhaps float32) (rows, dim) image vectors, L2-normalised; None when this part has
+        none."""
+        return mapped(self._images) if self._images else None
 
     def texts(self) -> "np.memmap | None":
-        """float16 (rows, dim) caption vectors, L2-normalised; None when this folder has none."""
-        return mapped(self._texts)
+        """The same of the captions."""
+        return mapped(self._texts) if self._texts else None
 
     def metadata(self, columns: list[str] | None = None) -> "pa.Table":
-        """key, shard, offset, size, caption, url, sha256, phash, ext, or the columns named."""
-        import pyarrow.parquet as pq
+        """key, shard, offset, size, caption, url, sha256, phash, ext, width, height and what else there is, or the
+        columns named.
 
-        return pq.read_table(self._metadata, columns=columns)
+        Published columns come under these names (foreign_columns.py); one that is not there is null.
+        """
+        return read_columns(self.metadata_path, columns)
 
     def row(self, row: int, columns: list[str] | None = None) -> dict:
         """One row of the metadata, at the cost of its row group; ReactvlError when there is none of that number."""
         import pyarrow.parquet as pq
 
         if not 0 <= row < self.rows:
-            raise ReactvlError(f"{self._metadata}: has {self.rows:,} rows, none numbered {row:,}")
-        with pq.ParquetFile(self._metadata) as file:
+            raise ReactvlError(f"{self.metadata_path}: has {self.rows:,} rows, none numbered {row:,}")
+        with pq.ParquetFile(self.metadata_path) as file:
             group = 0
             while row >= (rows := file.metadata.row_group(group).num_rows):
                 group, row = group + 1, row - rows
-            return file.read_row_group(group, columns).slice(row, 1).to_pylist()[0]
+        return read_columns(self.metadata_path, columns, group).slice(row, 1).to_pylist()[0]
 
 
-def mapped(path: Path) -> "np.memmap | None":
+def rows_of(metadata: Path, again: str) -> tuple[int, list[str]]:
+    """Rows and column names of a parquet file, from its footer; ReactvlError when it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(metadata) as file:
+            return file.metadata.num_rows, [name for name in file.schema_arrow.names if not name.startswith("__index")]
+    except (pa.ArrowInvalid, OSError) as fault:
+        raise ReactvlError(f"{metadata}: is no whole parquet file ({str(fault).splitlines()[0]}); {again}") from None
+
+
+def mapped(path: Path) -> "np.memmap":
     import numpy as np
 
-    return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def shape_of(path: Path) -> tuple[int, ...]:
-    """The shape of a float16 npy whose file is as long as it says; ReactvlError for any other file."""
+def shape_of(path: Path, dtypes: tuple[str, ...], again: str) -> tuple[int, ...]:
+    """The shape of an npy of one of these types whose file is as long as it says; ReactvlError for any other file."""
     try:
         array = mapped(path)
-    except (ValueError, OSError) as fault:
-        raise ReactvlError(f"{path}: is no whole npy file ({fault}); run `reactvl embed --overwrite`") from None
-    if array.dtype != "float16":
-        raise ReactvlError(f"{path}: holds {array.dtype}, wanted float16; run `reactvl embed --overwrite`")
+    except (ValueError, OSError, EOFError) as fault:
+        raise ReactvlError(f"{path}: is no whole npy file ({fault}); {again}") from None
+    if array.dtype not in dtypes or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else " in Fortran's order"
+        raise ReactvlError(f"{path}: holds {array.dtype}{order}, wanted {' or '.join(dtypes)}; {again}")
     return array.shape
