@@ -26,11 +26,17 @@ HOMES = {
     "customize": "reactvl.customize",
     "evaluate": "reactvl.evaluate",
     "predict": "reactvl.predict",
+    "pack": "reactvl.pack",
+    "catalog": "reactvl.catalog",
+    "export": "reactvl.export",
+    "import_embeddings": "reactvl.importing",
     "run": "reactvl.recipe",
     "open": "reactvl.recipe",
     "Embeddings": "reactvl.handles.embeddings",
     "Pairs": "reactvl.handles.pairs",
     "Scores": "reactvl.handles.scores",
+    "Catalog": "reactvl.handles.catalog",
+    "Pool": "reactvl.handles.pool",
     "ReactvlError": "reactvl.manifest",
 }
 __all__ = [*HOMES, "__version__"]

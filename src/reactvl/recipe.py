@@ -16,6 +16,7 @@
 `reactvl run recipe.toml --out run/` runs embed, retrieve, every customize, evaluate, each skipped where its result is up to date.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -130,7 +131,8 @@ def located(recipe: Recipe, home: Path) -> Recipe:
             return {key: place(item) for key, item in value.items()}
         if isinstance(value, list):
             return [place(item) for item in value]
-        if isinstance(value, str) and value and len(value) < 1000 and (home / value).exists():
+        # os.path's answers False for a text that no file system takes as a name; pathlib's raises
+        if isinstance(value, str) and value and os.path.exists(home / value):  # noqa: PTH110
             return str((home / value).absolute())
         return value
 
@@ -209,15 +211,22 @@ def check(recipe: Recipe) -> None:
     """Stop at a bad value before any work: inputs that do not exist, empty classes, unknown tasks and settings."""
     from reactvl.pool.patterns import expand
     from reactvl.tasks import find
-    from reactvl.tasks.classes import read_classes
+    from reactvl.tasks.benchmarks import benchmark
+    from reactvl.tasks.classes import read_class_list
     from reactvl.tasks.templates import read_templates
     from reactvl.train.augmentation import configure
 
     expand(recipe.pool)
     chosen = options(recipe.retrieve)
-    if "classes" not in chosen:
-        raise ReactvlError("recipe: [retrieve] lacks `classes`: a file of one name a line, or a list")
-    read_classes(chosen["classes"])
+    if ("classes" in chosen) == ("tasks" in chosen):
+        what = "has both `classes` and `tasks`" if "tasks" in chosen else "lacks `classes`"
+        raise ReactvlError(
+            f"recipe: [retrieve] {what}: give a file of one name a line, a list, or a benchmark's name as tasks"
+        )
+    if "classes" in chosen:
+        read_class_list(chosen["classes"])
+    for name in chosen.get("tasks", []):
+        benchmark(name)
     if "templates" in chosen:
         read_templates(chosen["templates"])
     for each in recipe.customize.values():
@@ -244,12 +253,20 @@ def options(given: msgspec.Struct) -> dict[str, Any]:
 
 
 def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> Any:  # noqa: A001 - `reactvl.open`
-    """The handle of a finished stage folder: Embeddings, Pairs, Model or Scores."""
+    """The handle of a finished stage folder: Embeddings, Catalog, Pool, Pairs, Model or Scores."""
     stage = read_manifest(folder).stage
-    if stage == "embed":
+    if stage in ("embed", "import"):
         from reactvl.handles.embeddings import Embeddings
 
         return Embeddings(folder)
+    if stage == "catalog":
+        from reactvl.handles.catalog import Catalog
+
+        return Catalog(folder)
+    if stage in ("pack", "export"):
+        from reactvl.handles.pool import Pool
+
+        return Pool(folder)
     if stage == "retrieve":
         from reactvl.handles.pairs import Pairs
 

@@ -16,6 +16,7 @@ from PIL import Image
 from reactvl.handles.embeddings import Embeddings
 from reactvl.manifest import ModelId, stage_folder
 from reactvl.pool.embeddings_format import METADATA_SCHEMA, SHARDS, SHARDS_SCHEMA, PartWriter, write_table
+from reactvl.pool.images import decode
 from reactvl.pool.tars import fingerprint, scan
 from reactvl.pool.writer import ShardWriter
 
@@ -38,6 +39,13 @@ class World:
     """Where test vectors come from: a direction for every word."""
 
     words: dict[str, np.ndarray] = field(default_factory=dict)
+    shown: dict[bytes, np.ndarray] = field(default_factory=dict)  # pixels of an example picture -> its vector
+
+    def example(self, path: Path, art: int, vector: np.ndarray) -> Path:
+        """A picture file that the image tower of `text_tower` knows."""
+        path.write_bytes(picture(art))
+        self.shown[decode(picture(art)).transpose(2, 0, 1).tobytes()] = vector
+        return path
 
     @staticmethod
     def row(image: np.ndarray, text: np.ndarray, caption: str = "a picture", art: int | None = None) -> Row:
@@ -150,6 +158,10 @@ def text_tower(world, monkeypatch):
     class Encoder:
         def __init__(self, model, *, device, precision):
             assert model.id == MODEL
+            self.model = model
+
+        def images(self, pixels):
+            return np.stack([world.shown[picture.tobytes()] for picture in pixels.numpy()]).astype(np.float32)
 
         def texts(self, texts):
             encoded.extend(texts)
@@ -160,6 +172,14 @@ def text_tower(world, monkeypatch):
                 rows.append(unit(world.direction(word) + 0.05 * nudge))
             return np.stack(rows).astype(np.float32)
 
+    tiny = SimpleNamespace(id=MODEL, image_size=24, resize_mode="shortest", interpolation="bicubic")
     monkeypatch.setattr("reactvl.models.encoder.Encoder", Encoder)
-    monkeypatch.setattr(importlib.import_module("reactvl.retrieve.run"), "load", lambda name: SimpleNamespace(id=MODEL))
+    monkeypatch.setattr("reactvl.models.load", lambda name: tiny)
     return encoded
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Runs write an empty report: drawing one takes most of a small run's time."""
+    writing = importlib.import_module("reactvl.retrieve.writing")
+    monkeypatch.setattr(writing, "write_report", lambda path, findings: path.write_text(""))

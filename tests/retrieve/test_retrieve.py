@@ -13,10 +13,22 @@ from reactvl.index import index
 from reactvl.manifest import ModelId, ReactvlError, changed_files, read_manifest
 from reactvl.options import options_of
 from reactvl.retrieve import retrieve
+from reactvl.retrieve.queries import MODES
 from reactvl.retrieve.selection import FATES
 
 CLASSES = ["red panda", "teapot", "tractor"]
 ASKED = {"classes": CLASSES, "templates": ["{}", "a picture of {}"]}
+
+
+@pytest.fixture
+def report():
+    """Asked for by tests that look at the report."""
+
+
+@pytest.fixture(autouse=True)
+def quick(request):
+    if "report" not in request.fixturenames:
+        request.getfixturevalue("no_report")
 
 
 @pytest.fixture
@@ -44,7 +56,7 @@ def test_pairs_of_the_right_classes(rows, embedded, text_tower, tmp_path):
     assert right + unnamed == 36 and unnamed > 5  # found by what is shown, not by the name alone
     for at, row in enumerate(table):
         assert row["rank"] == at % 12
-        assert row["mode"] in ("image", "text") and row["prompt"].endswith(row["class"])
+        assert row["mode"] in ("t2i", "t2t") and row["prompt"].endswith(row["class"])
         assert hashlib.sha256(pairs.read_image(at)).digest() == row["sha256"]
         place = embeddings.parts[row["part"]].metadata(["key", "shard", "url"]).slice(row["row"], 1).to_pylist()[0]
         assert (place["key"], place["shard"], place["url"]) == (row["key"], row["shard"], row["URL"])
@@ -63,14 +75,14 @@ def test_similarity_is_the_named_prompts(rows, embedded, text_tower, tmp_path):
             for hit in kept
             if (hit["part"], hit["row"]) == (row["part"], row["row"])
             and queries[hit["query"]]["class_id"] == row["class_id"]
-            and ("image", "text")[hit["mode"]] == row["mode"]
+            and MODES[hit["mode"]] == row["mode"]
         ]
         best = max(finders, key=lambda hit: hit["score"])
         assert row["similarity"] == best["score"] and row["prompt"] == queries[best["query"]]["prompt"]
 
 
 def test_hits_account_for_everything(rows, embedded, text_tower, tmp_path):
-    pairs = retrieve(embedded(rows), **ASKED, per_class=5, candidates=30, out=tmp_path / "retrieved")
+    pairs = retrieve(embedded(rows), **ASKED, per_class=5, per_prompt=30, out=tmp_path / "retrieved")
     hits = pq.read_table(tmp_path / "retrieved/hits.parquet")
     manifest = pairs.manifest
     assert hits.num_rows == 6 * 30 * 2 == manifest.counts["hits"]
@@ -83,7 +95,7 @@ def test_hits_account_for_everything(rows, embedded, text_tower, tmp_path):
     assert {(hit["part"], hit["row"]) for hit in kept} == chosen
 
 
-def test_same_bytes_again_and_nothing_done_twice(rows, embedded, text_tower, tmp_path):
+def test_same_bytes_again_and_nothing_done_twice(rows, embedded, text_tower, tmp_path, report):
     embeddings = embedded(rows)
     for name in ("a", "b"):
         retrieve(embeddings, **ASKED, per_class=7, out=tmp_path / name)
@@ -115,7 +127,7 @@ def test_a_stopped_run_goes_on(rows, embedded, text_tower, tmp_path, monkeypatch
     stopped."""
     embeddings = embedded(rows)
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(importlib.import_module("reactvl.retrieve.run"), "chosen", _interrupt)
+        broken.setattr(importlib.import_module("reactvl.retrieve.choosing").Chooser, "choose", _interrupt)
         retrieve(embeddings, **ASKED, per_class=7, out=tmp_path / "a")
     assert not (tmp_path / "a/manifest.json").exists()
     before = len(text_tower)
@@ -146,8 +158,8 @@ def test_a_pair_must_fit_its_class_best(rows, embedded, text_tower, tmp_path):
     """With rivals="all" noise that lies nearer to another class is not taken, however many pairs are asked for."""
     embeddings = embedded(rows)
     strict, free = (
-        retrieve(embeddings, **ASKED, per_class=60, out=tmp_path / rivals, rivals=rivals, candidates=candidates)
-        for rivals, candidates in (("all", 120), ("finders", 25))
+        retrieve(embeddings, **ASKED, per_class=60, out=tmp_path / rivals, rivals=rivals, per_prompt=nearest)
+        for rivals, nearest in (("all", 120), ("finders", 25))
     )
     assert len(strict) == 120  # every pair fits some class best, and all were candidates
     assert len(free) < 120
@@ -157,16 +169,16 @@ def test_a_pair_must_fit_its_class_best(rows, embedded, text_tower, tmp_path):
 
 def test_modes_alone(rows, embedded, text_tower, tmp_path):
     embeddings = embedded(rows)
-    for mode in ("image", "text"):
+    for mode in ("t2i", "t2t"):
         pairs = retrieve(embeddings, **ASKED, per_class=10, modes=[mode], out=tmp_path / mode)
         assert set(pairs.table()["mode"].to_pylist()) == {mode}
     without = embedded(rows, texts=False, name="without")
-    assert len(retrieve(without, **ASKED, per_class=10, modes=["image"], out=tmp_path / "without-texts")) == 30
+    assert len(retrieve(without, **ASKED, per_class=10, modes=["t2i"], out=tmp_path / "without-texts")) == 30
     with pytest.raises(ReactvlError, match="has no text vectors"):
         retrieve(without, **ASKED, per_class=10, out=tmp_path / "refused")
 
 
-def test_minimum_similarity(rows, embedded, text_tower, tmp_path):
+def test_minimum_similarity(rows, embedded, text_tower, tmp_path, report):
     embeddings = embedded(rows)
     pairs = retrieve(embeddings, **ASKED, per_class=50, min_similarity=0.92, out=tmp_path / "high")
     assert 0 < len(pairs) < 60
@@ -217,17 +229,25 @@ def test_classes_of_one_name_stay_two(rows, embedded, text_tower, tmp_path):
 def test_through_an_index(rows, embedded, text_tower, tmp_path, kind):
     embeddings = embedded(rows)
     made = index(embeddings, out=tmp_path / "index", kind=kind, recall=1.0, k=20, queries=40)
-    exact = retrieve(embeddings, **ASKED, modes=["image"], per_class=10, out=tmp_path / "exact")
+    exact = retrieve(embeddings, **ASKED, modes=["t2i"], per_class=10, out=tmp_path / "exact")
     indexed = retrieve(
-        embeddings, **ASKED, modes=["image"], per_class=10, search=str(made.folder), out=tmp_path / "indexed"
+        embeddings, **ASKED, modes=["t2i"], per_class=10, search=str(made.folder), out=tmp_path / "indexed"
     )
     assert indexed.table().equals(exact.table())
-    assert indexed.manifest.inputs["index"].sha256
+    assert indexed.manifest.inputs["image index"].sha256
     with pytest.raises(ReactvlError, match="holds image vectors"):
         retrieve(embeddings, **ASKED, search=str(made.folder), out=tmp_path / "both")
+    texts = index(embeddings, out=tmp_path / "texts", kind=kind, keys="text", recall=1.0, k=20, queries=40)
+    exact = retrieve(embeddings, **ASKED, per_class=10, out=tmp_path / "exact-both")
+    sides = retrieve(embeddings, **ASKED, per_class=10, search=f"{made.folder},{texts.folder}", out=tmp_path / "sides")
+    assert sides.table().equals(exact.table())
+    assert sides.manifest.facts["searched_through"] == {"image": "index", "text": "texts"}
+    for wrong, words in (([made.folder, made.folder], "give one of them"), ([made.folder, "exact"], "use exact, auto")):
+        with pytest.raises(ReactvlError, match=words):
+            retrieve(embeddings, **ASKED, modes=["t2i"], search=list(map(str, wrong)), out=tmp_path / "wrong")
     other = embedded(rows[::-1], name="other")
     with pytest.raises(ReactvlError, match="index of other embeddings"):
-        retrieve(other, **ASKED, modes=["image"], search=str(made.folder), out=tmp_path / "wrong")
+        retrieve(other, **ASKED, modes=["t2i"], search=str(made.folder), out=tmp_path / "wrong")
 
 
 def test_what_is_refused(rows, embedded, text_tower, tmp_path, monkeypatch):
@@ -238,19 +258,18 @@ def test_what_is_refused(rows, embedded, text_tower, tmp_path, monkeypatch):
         ({"modes": ["sound"]}, "modes: sound"),
         ({"modes": []}, "modes: none"),
         ({"per_class": 0}, "per_class is 0"),
-        ({"candidates": 0}, "candidates is 0"),
+        ({"per_prompt": 0}, "per_prompt is 0"),
         ({"min_similarity": 2.0}, "cosine"),
         ({"rivals": "some"}, "rivals"),
         ({"seed": -1}, "seed"),
-        ({"search": "nowhere"}, "neither 'exact'"),
+        ({"search": "nowhere"}, "neither exact"),
         ({"exclude": tmp_path / "absent"}, "cannot be read"),
     ):
         with pytest.raises(ReactvlError, match=words):
             retrieve(embeddings, **{**ASKED, "out": tmp_path / "out", **wrong})
     assert not (tmp_path / "out").exists()
     stranger = type("Stranger", (), {"id": ModelId("tiny", "cd" * 32, 16)})()
-    for name in ("reactvl.retrieve.run", "reactvl.retrieve.request"):
-        monkeypatch.setattr(importlib.import_module(name), "load", lambda _: stranger)
+    monkeypatch.setattr("reactvl.models.load", lambda _: stranger)
     with pytest.raises(ReactvlError, match="is not the model"):
         retrieve(embeddings, **ASKED, out=tmp_path / "out")
     with pytest.raises(ReactvlError, match="is not the model"):
@@ -267,7 +286,7 @@ def test_the_handle_notices_what_changed(rows, embedded, text_tower, tmp_path):
     manifest = json.loads((embeddings.folder / "manifest.json").read_text())
     manifest["facts"]["anything"] = 1
     (embeddings.folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ReactvlError, match="retrieved from other embeddings"):
+    with pytest.raises(ReactvlError, match="made from other embeddings"):
         _ = Pairs(out).embeddings
     with pytest.raises(ReactvlError, match="holds another result"):
         retrieve(embeddings, **ASKED, per_class=6, out=out)
@@ -276,15 +295,35 @@ def test_the_handle_notices_what_changed(rows, embedded, text_tower, tmp_path):
         Pairs(out)
 
 
-def test_hostile_captions_are_text(rows, embedded, text_tower, tmp_path):
+def test_hostile_captions_are_text(rows, embedded, text_tower, tmp_path, report):
     for row in rows:
         row.caption = '<script>alert("x")</script>'
     retrieve(embedded(rows), **ASKED, per_class=3, out=tmp_path / "out")
     page = (tmp_path / "out/report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
-    assert page.count("<h3>") == 3 and page.count("<img ") == 9
+    assert page.count("<h3>") == 3 and page.count("<img ") >= 9
 
 
 def test_options_derive():
-    assert {option.name for option in options_of(retrieve) if option.required} == {"embeddings", "classes", "out"}
+    assert {option.name for option in options_of(retrieve) if option.required} == {"embeddings", "out"}
     assert all(option.opt.help for option in options_of(index))
+
+
+def test_auto_says_what_it_takes_and_why(rows, embedded, text_tower, tmp_path, capsys):
+    """An index lies beside, and a pool this small is searched exactly all the same; a bare FAISS file is taken by name."""
+    embeddings = embedded(rows)
+    made = index(embeddings, out=tmp_path / "found", kind="flat", k=20, queries=40)
+    asked = {**ASKED, "modes": ["t2i"], "per_class": 10}
+    capsys.readouterr()
+    auto = retrieve(embeddings, **asked, search="auto", out=tmp_path / "auto")
+    said = capsys.readouterr().out
+    assert "6 queries for 20 nearest of 120 image vectors through exact search" in said and "found about" in said
+    exact = retrieve(embeddings, **asked, out=tmp_path / "exact")
+    assert auto.table().equals(exact.table()) and auto.manifest.options["search"] == "auto"
+    bare = tmp_path / "image.index"
+    bare.write_bytes((made.folder / "index.faiss").read_bytes())
+    through = retrieve(embeddings, **asked, search=str(bare), out=tmp_path / "bare")
+    assert through.table().equals(exact.table()) and through.manifest.inputs["image index"].sha256
+    bare.rename(tmp_path / "some.index")
+    with pytest.raises(ReactvlError, match=r"call it image\.index or text\.index"):
+        retrieve(embeddings, **ASKED, search=str(tmp_path / "some.index"), out=tmp_path / "unknown")

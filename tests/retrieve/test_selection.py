@@ -1,22 +1,34 @@
 """What selection promises, on random candidates."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reactvl.retrieve.selection import (
+    AMBIGUOUS,
     BELOW_MINIMUM,
     DUPLICATE,
+    EVALUATION_IMAGE,
     EXCLUDED,
+    FATES,
+    FILTERED,
     KEPT,
+    NEAR_DUPLICATE,
     OTHER_CLASS,
+    OVER_BALANCE,
     OVER_CAP,
     Candidates,
+    balanced_cap,
     candidate_codes,
     classes_of_names,
+    fate_counts,
     fates_of_hits,
     numbered,
     select,
+    shortfall,
 )
 from reactvl.search.hits import Hits
 
@@ -26,33 +38,61 @@ CASES = {
     "rows": st.integers(1, 60),
     "cap": st.integers(1, 12),
     "ties": st.booleans(),
+    "serves": st.sampled_from(["one", "margin", "many"]),
 }
+BARS = {"excluded": EXCLUDED, "leaked": EVALUATION_IMAGE, "filtered": FILTERED, "weak": BELOW_MINIMUM}
 
 
 def random_candidates(seed: int, classes: int, rows: int, ties: bool) -> tuple[Candidates, np.ndarray]:
+    """Rows of which some show one picture, some near duplicates; what is barred is barred by row."""
     generator = np.random.default_rng(seed)
     name_of_class = numbered([str(name) for name in generator.integers(0, max(1, classes - 1), classes)])
     names = int(name_of_class.max()) + 1
     name, row = np.divmod(np.flatnonzero(generator.random(names * rows) < 0.6), rows)
     score = generator.standard_normal(len(row))
-    pictures, barred = generator.integers(0, rows, rows), generator.random(rows) < 0.1
-    score = np.round(score) if ties else score
+    pictures = generator.integers(0, rows, rows)
+    near = generator.integers(0, max(1, rows // 2), rows)[pictures]
+    excluded, leaked, filtered = (generator.random((3, rows)) < 0.1)[:, row]
     return Candidates(
-        name, row, score, generator.random(len(row)) < 0.8, pictures[row], barred[row], generator.random(len(row)) < 0.1
+        name,
+        row,
+        np.round(score) if ties else score,
+        fit=generator.random(len(row)) < 0.8,
+        picture=pictures[row],
+        excluded=excluded,
+        weak=generator.random(len(row)) < 0.1,
+        near=near[row],
+        lead=generator.standard_normal(len(row)),
+        leaked=leaked,
+        filtered=filtered,
     ), name_of_class
+
+
+def barred(candidates: Candidates, serves: str) -> np.ndarray:
+    found = candidates.excluded | candidates.leaked | candidates.filtered | candidates.weak
+    if serves != "many":
+        found = found | ~candidates.fit
+    return found | (candidates.lead < 0.5) if serves == "margin" else found
+
+
+def same_picture(candidates: Candidates, at: int, serves: str) -> np.ndarray:
+    """Which candidates may not be chosen beside candidate `at`."""
+    alike = candidates.near == candidates.near[at]
+    return alike & (candidates.name == candidates.name[at]) if serves == "many" else alike
 
 
 @settings(max_examples=200, deadline=None)
 @given(**CASES)
-def test_cap_uniqueness_and_fates(seed, classes, rows, cap, ties):
+def test_cap_uniqueness_and_fates(seed, classes, rows, cap, ties, serves):
     candidates, name_of_class = random_candidates(seed, classes, rows, ties)
-    chosen = select(candidates, name_of_class, cap)
+    chosen = select(candidates, name_of_class, cap, classes_per_pair=serves)
     kept = np.flatnonzero(chosen.fate == KEPT)
 
     per_class = np.bincount(chosen.class_id[kept], minlength=classes)
     assert per_class.max(initial=0) <= cap
-    assert len(set(candidates.picture[kept].tolist())) == len(kept)  # no picture twice, in a class or across
-    assert not (candidates.excluded | candidates.weak | ~candidates.fit)[kept].any()
+    for at in kept:
+        assert np.flatnonzero(same_picture(candidates, at, serves) & (chosen.fate == KEPT)).tolist() == [at]
+    assert not barred(candidates, serves)[kept].any()
     assert np.array_equal(name_of_class[chosen.class_id[kept]], candidates.name[kept])
     for class_id in range(classes):
         mine = kept[chosen.class_id[kept] == class_id]
@@ -62,39 +102,107 @@ def test_cap_uniqueness_and_fates(seed, classes, rows, cap, ties):
         over = (chosen.fate == OVER_CAP) & (chosen.class_id == class_id)
         assert not over.any() or len(mine) == cap  # nothing is over the cap of a class that has room
 
-    assert (chosen.fate[candidates.excluded] == EXCLUDED).all()
-    assert (chosen.fate[~candidates.excluded & ~candidates.fit] == OTHER_CLASS).all()
-    assert (chosen.fate[~candidates.excluded & candidates.fit & candidates.weak] == BELOW_MINIMUM).all()
+    told = np.full(len(chosen.fate), -1)
+    for name in ("weak", "lead", "fit", "filtered", "leaked", "excluded"):  # the most telling reason is the last
+        if name == "lead":
+            told[candidates.lead < 0.5] = AMBIGUOUS if serves == "margin" else told[candidates.lead < 0.5]
+        elif name == "fit":
+            told[~candidates.fit] = OTHER_CLASS if serves != "many" else told[~candidates.fit]
+        else:
+            told[getattr(candidates, name)] = BARS[name]
+    assert np.array_equal(chosen.fate[told >= 0], told[told >= 0])
+    assert ((chosen.winner < 0) == (told >= 0)).all()
+    assert sum(fate_counts(chosen.fate).values()) == len(chosen.fate)
+    assert list(fate_counts(chosen.fate)) == list(FATES)
+    assert (shortfall(chosen, classes, cap) == cap - per_class).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(**CASES)
+def test_every_picture_goes_where_its_score_is_best(seed, classes, rows, cap, ties, serves):
+    candidates, name_of_class = random_candidates(seed, classes, rows, ties)
+    chosen = select(candidates, name_of_class, cap, classes_per_pair=serves)
+    running = ~barred(candidates, serves)
+    for at in np.flatnonzero(running):
+        rivals = running & same_picture(candidates, at, serves)
+        winner = chosen.winner[at]
+        assert rivals[winner] and chosen.class_id[winner] >= 0  # none is lost to nobody
+        assert candidates.score[winner] == candidates.score[rivals].max()
+        assert (chosen.class_id[rivals] >= 0).sum() == 1
+        if winner != at:
+            same_row = candidates.row[winner] == candidates.row[at]
+            copy = DUPLICATE if candidates.picture[winner] == candidates.picture[at] else NEAR_DUPLICATE
+            assert chosen.fate[at] == (OTHER_CLASS if same_row else copy)
 
 
 @settings(max_examples=100, deadline=None)
 @given(**CASES)
-def test_every_picture_goes_where_its_score_is_best(seed, classes, rows, cap, ties):
+def test_the_order_of_candidates_does_not_matter(seed, classes, rows, cap, ties, serves):
     candidates, name_of_class = random_candidates(seed, classes, rows, ties)
-    chosen = select(candidates, name_of_class, cap)
-    running = ~candidates.excluded & candidates.fit & ~candidates.weak
-    for at in np.flatnonzero(chosen.class_id >= 0):
-        rivals = running & (candidates.picture == candidates.picture[at])
-        assert candidates.score[at] == candidates.score[rivals].max()
-    for at in np.flatnonzero(chosen.fate == DUPLICATE):
-        twins = running & (candidates.picture == candidates.picture[at]) & (candidates.name == candidates.name[at])
-        assert (chosen.class_id[twins] >= 0).sum() == 1
-    lost = running & (chosen.class_id < 0)
-    assert np.isin(candidates.picture[lost], candidates.picture[chosen.class_id >= 0]).all()  # none is lost to nobody
-
-
-@settings(max_examples=100, deadline=None)
-@given(**CASES)
-def test_the_order_of_candidates_does_not_matter(seed, classes, rows, cap, ties):
-    candidates, name_of_class = random_candidates(seed, classes, rows, ties)
-    chosen = select(candidates, name_of_class, cap)
+    asked = {"classes_per_pair": serves, "balance": 1.5}
+    chosen = select(candidates, name_of_class, cap, **asked)
     order = np.random.default_rng(seed).permutation(len(candidates.row))
     mixed = select(
-        Candidates(*(getattr(candidates, name)[order] for name in Candidates.__annotations__)), name_of_class, cap
+        Candidates(*(getattr(candidates, name)[order] for name in Candidates.__annotations__)),
+        name_of_class,
+        cap,
+        **asked,
     )
     assert np.array_equal(mixed.fate, chosen.fate[order])
     assert np.array_equal(mixed.class_id, chosen.class_id[order])
     assert np.array_equal(mixed.rank, chosen.rank[order])
+    moved = mixed.winner >= 0
+    assert np.array_equal(order[mixed.winner[moved]], chosen.winner[order][moved])
+
+
+@settings(max_examples=100, deadline=None)
+@given(**CASES, balance=st.sampled_from([1.0, 1.5, 3.0]))
+def test_balance_cuts_only_the_largest(seed, classes, rows, cap, ties, serves, balance):
+    candidates, name_of_class = random_candidates(seed, classes, rows, ties)
+    free = select(candidates, name_of_class, cap, classes_per_pair=serves)
+    even = select(candidates, name_of_class, cap, classes_per_pair=serves, balance=balance)
+    before = np.bincount(free.class_id[free.fate == KEPT], minlength=classes)
+    after = np.bincount(even.class_id[even.fate == KEPT], minlength=classes)
+    if before.any():
+        limit = min(cap, max(1, int(balance * np.median(before[before > 0]))))
+        assert np.array_equal(after, np.minimum(before, limit))
+    cut = free.fate != even.fate
+    assert (free.fate[cut] == KEPT).all() and (even.fate[cut] == OVER_BALANCE).all()
+    assert np.array_equal(free.rank, even.rank)  # who is cut are the last
+
+
+def test_balanced_cap():
+    assert balanced_cap(np.array([100, 10, 12, 0]), 50, 2.0) == 24  # of 50, 10 and 12
+    assert balanced_cap(np.array([100, 10, 12, 0]), 15, 2.0) == 15
+    assert balanced_cap(np.array([1, 1]), 10, 0.5) == 1 and balanced_cap(np.zeros(3, int), 10, 2.0) == 10
+
+
+def test_what_a_pair_may_serve():
+    """One row between two classes: the better one has it; with a margin neither; with many both."""
+    candidates = Candidates(
+        name=np.array([0, 1]),
+        row=np.array([5, 5]),
+        score=np.array([3.0, 2.8]),
+        fit=np.array([True, False]),
+        picture=np.array([9, 9]),
+        excluded=np.zeros(2, bool),
+        weak=np.zeros(2, bool),
+        lead=np.array([0.2, -0.2]),
+    )
+    fates = {
+        serves: [FATES[fate] for fate in select(candidates, np.arange(2), 3, classes_per_pair=serves).fate]
+        for serves in ("one", "margin", "many")
+    }
+    assert fates == {
+        "one": ["kept", "other class"],
+        "margin": ["ambiguous", "other class"],
+        "many": ["kept", "kept"],
+    }
+    small = select(candidates, np.arange(2), 3, classes_per_pair="margin", margin=0.1)
+    assert small.fate.tolist() == [KEPT, OTHER_CLASS]
+    for wrong in ({"classes_per_pair": "two"}, {"classes_per_pair": "margin"}):
+        with pytest.raises(ValueError, match="classes_per_pair"):
+            select(dataclasses.replace(candidates, lead=None), np.arange(2), 3, **wrong)
 
 
 def test_classes_of_one_name_take_turns():

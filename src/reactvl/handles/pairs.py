@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reactvl.handles.embeddings import Embeddings
-from reactvl.manifest import Manifest, ModelId, ReactvlError, input_id, input_path, missing_files, read_manifest
+from reactvl.manifest import Manifest, ModelId, ReactvlError, missing_files, read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILE = "pairs.parquet"
+FILE, SHARDS = "pairs.parquet", "shards"
 
 
 class Pairs:
@@ -54,14 +54,12 @@ class Pairs:
     @functools.cached_property
     def embeddings(self) -> Embeddings:
         """The embeddings that the pairs were chosen from; ReactvlError when they are gone or not the same any more."""
-        home = input_path(self.folder, self.manifest, "embeddings")
-        if not (home / "manifest.json").exists():
-            raise ReactvlError(f"{self.folder}: its embeddings {home} are not there; move them back or retrieve again")
-        if input_id(home, self.folder).sha256 != self.manifest.inputs["embeddings"].sha256:
-            raise ReactvlError(
-                f"{self.folder}: was retrieved from other embeddings than {home} holds now; retrieve again"
-            )
-        return Embeddings(home)
+        return Embeddings.of_input(self.folder, self.manifest)
+
+    @property
+    def shards(self) -> Path | None:
+        """The folder of shards that `materialize` wrote; None without."""
+        return self.folder / SHARDS if self.manifest.options.get("materialize") else None
 
     def by_class(self, name: str | int) -> "pa.Table":
         """The pairs of one class by its name (all classes of that name) or id; ReactvlError when there is no such
@@ -81,9 +79,10 @@ class Pairs:
         return table.filter(pc.is_in(table["class_id"], value_set=_ids(wanted)))
 
     def read_image(self, pair: int) -> bytes:
-        """The encoded image of pair number `pair`, read from its shard."""
+        """The encoded image of pair number `pair`, read from its shard; ReactvlError for a pool of URLs."""
         if not 0 <= pair < len(self):
             raise IndexError(f"pair {pair} of {len(self)}")
+        self.embeddings.require_pictures(self.folder / FILE)
         return self.embeddings.read_bytes(**self._places[pair])
 
     @functools.cached_property

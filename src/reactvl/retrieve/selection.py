@@ -13,12 +13,18 @@ How a pair is ranked, and why:
   model, this chooses as many right pairs as captions alone; the mean of the modes chooses 5% fewer.)
 - A pair serves the class that it fits best of *all* classes, by that same score, or none (`rivals="all"`); with
   `rivals="finders"` only classes whose own queries found the pair compete.
-- One picture (by sha256) is chosen once: where its score is best. Classes of one name share what their name wins, dealt
-  in turns, so that the second of ImageNet's two "missile" does not stay empty.
+- With `classes_per_pair="margin"` a pair must also fit its class better than the next best one by a margin, in the same
+  standard deviations: what lies between two classes serves neither. With `"many"` every class that found a pair may
+  have it.
+- One picture is chosen once: where its score is best. What one picture is, the caller says: equal bytes (sha256), or
+  near duplicates too (duplicates.py). With `"many"` this holds within a class. Classes of one name share what their
+  name wins, dealt in turns, so that the second of ImageNet's two "missile" does not stay empty.
+- At most `per_class` pairs a class; with `balance` also at most so many times the pairs of the median class.
 
 Everything here is a function of arrays, in exact order; nothing depends on how rows are split or threads run.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +32,22 @@ import numpy as np
 from reactvl.search.hits import Hits
 
 KEPT, OVER_CAP, DUPLICATE, BELOW_MINIMUM, OTHER_CLASS, EXCLUDED = range(6)
-FATES = ("kept", "over cap", "duplicate", "below minimum", "other class", "excluded")
+NEAR_DUPLICATE, AMBIGUOUS, FILTERED, EVALUATION_IMAGE, OVER_BALANCE = range(6, 11)
+FATES = (
+    "kept",
+    "over cap",
+    "duplicate",
+    "below minimum",
+    "other class",
+    "excluded",
+    "near duplicate",
+    "ambiguous",
+    "filtered",
+    "evaluation image",
+    "over balance",
+)
+CLASSES_PER_PAIR = ("one", "margin", "many")
+MARGIN = 0.5  # standard deviations: with `margin`, what a pair's class must be ahead of the next best
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,10 @@ class Candidates:
     """Every (name, row) that some query found, each once, by name and row. All arrays have one length n.
 
     name: int64, the number of a class name; row: int64 over all parts; score: float64; fit: bool, False for rows that
-    another name fits better; picture: int64, equal for rows of equal image bytes; excluded: bool; weak: bool, True for
-    scores under the minimum.
+    another name fits better; picture: int64, equal for rows of equal image bytes; excluded: bool, listed by --exclude;
+    weak: bool, True for scores under the minimum. None where the option is off: near: int64, equal for near duplicates,
+    and for every two rows of equal picture; lead: float64, the score less the best score of any other name; leaked:
+    bool, an evaluation image; filtered: bool, --where does not hold.
     """
 
     name: np.ndarray
@@ -45,15 +68,21 @@ class Candidates:
     picture: np.ndarray
     excluded: np.ndarray
     weak: np.ndarray
+    near: np.ndarray | None = None
+    lead: np.ndarray | None = None
+    leaked: np.ndarray | None = None
+    filtered: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What became of the candidates: fate int8 (n,); class_id and rank int64 (n,), -1 for those that won no picture."""
+    """What became of the candidates: fate int8 (n,); class_id and rank int64 (n,), -1 for those that won no picture;
+    winner int64 (n,), the candidate that won the picture (its own place if it did), -1 for those that never ran."""
 
     fate: np.ndarray
     class_id: np.ndarray
     rank: np.ndarray
+    winner: np.ndarray
 
 
 def candidate_codes(found: list[Hits], name_of_query: np.ndarray, rows: int) -> np.ndarray:
@@ -62,21 +91,38 @@ def candidate_codes(found: list[Hits], name_of_query: np.ndarray, rows: int) -> 
     return np.unique(np.concatenate(codes)) if codes else np.empty(0, np.int64)
 
 
-def select(candidates: Candidates, name_of_class: np.ndarray, per_class: int) -> Selection:
-    """Choose at most `per_class` candidates for every class. name_of_class: int64 (classes,), equal for equal names."""
+def select(
+    candidates: Candidates,
+    name_of_class: np.ndarray,
+    per_class: int,
+    *,
+    classes_per_pair: str = "one",
+    margin: float = MARGIN,
+    balance: float | None = None,
+) -> Selection:
+    """Choose at most `per_class` candidates for every class.
+
+    name_of_class: int64 (classes,), equal for equal names. classes_per_pair: one of CLASSES_PER_PAIR; "margin" wants
+    `candidates.lead` of `margin` or more, "many" passes over `candidates.fit`. balance: no class gets more than this
+    many times the pairs of the median class (of those that have any), rounded down, and at least one.
+    Raises ValueError for another word and for a margin without leads.
+    """
+    if classes_per_pair not in CLASSES_PER_PAIR or (classes_per_pair == "margin" and candidates.lead is None):
+        raise ValueError(f"classes_per_pair is {classes_per_pair!r}, wanted one of {CLASSES_PER_PAIR} (margin: leads)")
     count = len(candidates.row)
-    fate = np.full(count, EXCLUDED, dtype=np.int8)
-    class_id, rank = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
-    fate[~candidates.excluded & ~candidates.fit] = OTHER_CLASS
+    fate = np.full(count, KEPT, dtype=np.int8)
+    class_id, rank, winner = (np.full(count, -1, dtype=np.int64) for _ in range(3))
+    for reason, barred in _bars(candidates, classes_per_pair, margin):  # the last reason is the one that is told
+        fate[barred] = reason
 
-    fate[~candidates.excluded & candidates.fit & candidates.weak] = BELOW_MINIMUM
-
-    running = np.flatnonzero(~candidates.excluded & candidates.fit & ~candidates.weak)
+    running = np.flatnonzero(fate == KEPT)
     order = np.lexsort((candidates.row[running], candidates.name[running], -candidates.score[running]))
     running = running[order]  # best first
-    _, first, picture = np.unique(candidates.picture[running], return_index=True, return_inverse=True)
-    winner = running[first[picture]]  # of each one's picture
-    fate[running] = np.where(candidates.name[winner] == candidates.name[running], DUPLICATE, OTHER_CLASS)
+    picture = _pictures(candidates, running, within_name=classes_per_pair == "many")
+    _, first, picture = np.unique(picture, return_index=True, return_inverse=True)
+    winner[running] = won_by = running[first[picture]]
+    copies = np.where(candidates.picture[won_by] == candidates.picture[running], DUPLICATE, NEAR_DUPLICATE)
+    fate[running] = np.where(candidates.row[won_by] == candidates.row[running], OTHER_CLASS, copies)
 
     won = running[np.sort(first)]
     won = won[np.argsort(candidates.name[won], kind="stable")]  # by name, best first
@@ -86,8 +132,51 @@ def select(candidates: Candidates, name_of_class: np.ndarray, per_class: int) ->
         turn = np.arange(len(winners))
         class_id[winners] = classes[turn % len(classes)]
         rank[winners] = turn // len(classes)
-        fate[winners] = np.where(rank[winners] < per_class, KEPT, OVER_CAP)
-    return Selection(fate, class_id, rank)
+    fate[won] = np.where(rank[won] < per_class, KEPT, OVER_CAP)
+    if balance is not None:
+        cap = balanced_cap(np.bincount(class_id[won], minlength=len(name_of_class)), per_class, balance)
+        fate[won[(rank[won] >= cap) & (rank[won] < per_class)]] = OVER_BALANCE
+    return Selection(fate, class_id, rank, winner)
+
+
+def _bars(candidates: Candidates, classes_per_pair: str, margin: float) -> Iterator[tuple[int, np.ndarray]]:
+    """(fate, bool (n,)) of what keeps candidates from running, the most telling reason last."""
+    fit = candidates.fit if classes_per_pair != "many" else np.ones_like(candidates.fit)
+    yield BELOW_MINIMUM, candidates.weak
+    if classes_per_pair == "margin":
+        yield AMBIGUOUS, candidates.lead < margin
+    yield OTHER_CLASS, ~fit
+    for reason, barred in ((FILTERED, candidates.filtered), (EVALUATION_IMAGE, candidates.leaked)):
+        if barred is not None:
+            yield reason, barred
+    yield EXCLUDED, candidates.excluded
+
+
+def _pictures(candidates: Candidates, running: np.ndarray, within_name: bool) -> np.ndarray:
+    """int64 (running,): what is chosen once; with `within_name`, once for every name."""
+    picture = (candidates.picture if candidates.near is None else candidates.near)[running]
+    if not within_name:
+        return picture
+    _, picture = np.unique(picture, return_inverse=True)
+    return candidates.name[running] * np.int64(max(len(running), 1)) + picture
+
+
+def balanced_cap(won: np.ndarray, per_class: int, balance: float) -> int:
+    """The cap that keeps every class within `balance` times the median of those that have a pair; `won` int64
+    (classes,) counts what each could have."""
+    filled = np.minimum(won[won > 0], per_class)
+    return min(per_class, max(1, int(balance * np.median(filled)))) if len(filled) else per_class
+
+
+def shortfall(selection: Selection, classes: int, per_class: int) -> np.ndarray:
+    """int64 (classes,): how many pairs each class lacks of `per_class`; a deeper search may fill them."""
+    kept = selection.class_id[selection.fate == KEPT]
+    return per_class - np.bincount(kept, minlength=classes)
+
+
+def fate_counts(fate: np.ndarray) -> dict[str, int]:
+    """How many there are of each fate, all of FATES in order."""
+    return dict(zip(FATES, np.bincount(fate, minlength=len(FATES)).tolist(), strict=True))
 
 
 def classes_of_names(name_of_class: np.ndarray) -> list[np.ndarray]:
