@@ -9,6 +9,7 @@ skipped.parquet                 one row a sample that was left out: shard, key, 
 
 import contextlib
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,9 @@ class PartWriter:
                 np.lib.format.write_array_header_1_0(file, header)
             path = files.enter_context(replacing(metadata_path(self.folder, self.part)))
             self._metadata = files.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
+            # metadata are compressed beside the writing of vectors: each takes as long as the other
+            self._beside = files.enter_context(ThreadPoolExecutor(1, "metadata"))
+            self._flushed: Future | None = None
             files.push(self._check)
             self._files = files.pop_all()
         return self
@@ -121,23 +125,33 @@ class PartWriter:
             given, wanted = None if vectors is None else vectors.shape, (metadata.num_rows, self.dim)
             if given != (wanted if half in self.halves else None):
                 raise ValueError(f"{half} vectors of shape {given} and {metadata.num_rows} rows are not one piece")
-        for half, vectors in (("image", images), ("text", texts)):
-            if half in self.halves:
-                self._vectors[half].write(np.ascontiguousarray(vectors, dtype="<f2"))
         self._held.append(metadata.cast(self.schema))
         self.written += metadata.num_rows
         if sum(table.num_rows for table in self._held) >= ROW_GROUP:
             self._flush()
+        for half, vectors in (("image", images), ("text", texts)):
+            if half in self.halves:
+                self._vectors[half].write(np.ascontiguousarray(vectors, dtype="<f2"))
 
     def _flush(self) -> None:
+        self._wait()
         if self._held:
-            self._metadata.write_table(pa.concat_tables(self._held).combine_chunks(), row_group_size=ROW_GROUP)
-            self._held = []
+            held, self._held = self._held, []
+            self._flushed = self._beside.submit(self._write_metadata, held)
+
+    def _write_metadata(self, held: list[pa.Table]) -> None:
+        self._metadata.write_table(pa.concat_tables(held).combine_chunks(), row_group_size=ROW_GROUP)
+
+    def _wait(self) -> None:
+        if self._flushed:
+            self._flushed.result()
+            self._flushed = None
 
     def _check(self, kind, fault, trace) -> None:
         """Runs first when the `with` ends."""
         if kind is None:
             self._flush()
+            self._wait()
             if self.written != self.rows:
                 raise ValueError(f"part {self.part}: {self.written} of {self.rows} rows were written")
 

@@ -51,7 +51,7 @@ class Tar:
         self.file.close()
 
     def __iter__(self) -> Iterator[Member]:
-        at, long_name, pax, common = 0, None, {}, {}
+        at, long_name, pax, common = 0, None, NONE, NONE
         while True:
             header = self.read(at, BLOCK)
             if header.count(0) == BLOCK:
@@ -82,17 +82,17 @@ class Tar:
                 elif kind == PAX:
                     pax = records(data)
                 elif kind == PAX_GLOBAL:
-                    common |= records(data)
+                    common = common | records(data)
                 at = body + padded(size)
                 continue
-            given = common | pax
+            given = common | pax if common or pax else NONE
             name = given.get("path") or long_name or header_name(header)
             if kind in REGULAR_KINDS or kind == GNU_SPARSE:
                 size = int(given["size"]) if given.get("size", "").isdigit() else size
             else:
                 size = size if kind not in NO_BODY else 0
-            sparse = kind == GNU_SPARSE or any(key.startswith("GNU.sparse.") for key in given)
-            long_name, pax = None, {}
+            sparse = kind == GNU_SPARSE or (given and any(key.startswith("GNU.sparse.") for key in given))
+            long_name, pax = None, NONE
             if kind == GNU_SPARSE and header[482:483] != b"\0":
                 self.faults.append(Fault(name, "sparse member", f"at byte {at:,}; what follows is skipped"))
                 return
@@ -124,6 +124,7 @@ class Tar:
         return self._window[:size]
 
 
+NONE: dict[str, str] = {}  # no PAX records; never written to
 REGULAR_KINDS = (b"0", b"\0", b"7")
 NO_BODY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
 
@@ -138,16 +139,17 @@ def checksum_holds(header: bytes) -> bool:
         given = number(header[148:156])
     except ValueError:
         return False
+    if given == sum(header) - sum(header[148:156]) + 8 * 32:
+        return True
     rest = header[:148] + b" " * 8 + header[156:]
-    total = sum(rest)
-    return given == total or given + 256 * sum(byte > 127 for byte in rest) == total
+    return given + 256 * sum(byte > 127 for byte in rest) == sum(rest)
 
 
 def number(field: bytes) -> int:
     """A header's number: octal digits, or base 256 where the first bit is set; ValueError for neither."""
     if field[0] in (0o200, 0o377):
         return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0o377 else 0)
-    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
 
 
 def header_name(header: bytes) -> str:

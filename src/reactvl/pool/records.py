@@ -99,7 +99,7 @@ def word(record: dict | None, field: str) -> str | None:
 
 def whole(text: str) -> str:
     """Text without lone surrogates, which json can spell and no table can hold."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def status(record: dict | None) -> str | None:

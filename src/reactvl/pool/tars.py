@@ -30,6 +30,7 @@ IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "
 ENDS = 64 * 1024  # bytes of each end of a shard that its fingerprint hashes
 MAX_TEXT = 1 << 20  # bytes of a caption or of a sample's json
 KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+RESERVED = re.compile(r"__[^/]*__($|/)")
 
 
 Members = dict[str, tuple[int, int, bytes]]  # (offset, size, body) by lower-case extension; bodies of text only
@@ -198,7 +199,7 @@ def grouped(tar: Tar) -> tuple[dict[str, Members], list[Skipped]]:
 
 def key_of(name: str) -> tuple[str | None, str]:
     """(key, lower-case extension) of a member's name; (None, "") for names that webdataset passes over."""
-    if re.match(r"__[^/]*__($|/)", name):
+    if name.startswith("__") and RESERVED.match(name):
         return None, ""
     match = KEY.fullmatch(name)
     return (match[1], match[2].lower()) if match else (None, "")
