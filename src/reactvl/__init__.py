@@ -33,6 +33,7 @@ HOMES = {
     "run": "reactvl.recipe",
     "open": "reactvl.recipe",
     "Embeddings": "reactvl.handles.embeddings",
+    "Index": "reactvl.handles.index",
     "Pairs": "reactvl.handles.pairs",
     "Scores": "reactvl.handles.scores",
     "Catalog": "reactvl.handles.catalog",

@@ -253,7 +253,7 @@ def options(given: msgspec.Struct) -> dict[str, Any]:
 
 
 def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> Any:  # noqa: A001 - `reactvl.open`
-    """The handle of a finished stage folder: Embeddings, Catalog, Pool, Pairs, Model or Scores."""
+    """The handle of a finished stage folder: Embeddings, Catalog, Pool, Index, Pairs, Model or Scores."""
     stage = read_manifest(folder).stage
     if stage in ("embed", "import"):
         from reactvl.handles.embeddings import Embeddings
@@ -267,6 +267,10 @@ def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> A
         from reactvl.handles.pool import Pool
 
         return Pool(folder)
+    if stage == "index":
+        from reactvl.handles.index import Index
+
+        return Index(folder)
     if stage == "retrieve":
         from reactvl.handles.pairs import Pairs
 

@@ -1,120 +1,168 @@
-"""FAISS indexes over float16 matrices: flat, inverted lists, HNSW; built with a seed, searched with re-ranking.
+"""Searching FAISS indexes: candidates from the index, scores from the stored rows.
 
-Vectors are kept in float16 (FAISS's scalar quantizer without residuals: lossless here) but in a flat index, whose
-float32 goes through BLAS. What an index finds is re-scored in float64 from the stored vectors, so its scores and order
-are those of exact search on the rows it found, and FAISS's -1 ("nothing found") never leaves this file.
+An index picks `refine` times as many rows as asked for; they are re-scored in float64 from the float16 rows, so that scores
+and order are those of exact search on the rows found, and FAISS's -1 ("nothing found") never leaves this file.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reactvl.manifest import ReactvlError, replacing
+from reactvl.search.building import omp_threads
 from reactvl.search.hits import Hits, checked_parts, checked_queries, ordered, part_offsets
-from reactvl.search.rescore import gather, rescore
+from reactvl.search.knobs import parameters
+from reactvl.search.rescore import rescore
 
-KINDS = ("flat", "ivf", "hnsw")
-ADD_ROWS = 65_536
-HNSW_LINKS = 32
-HNSW_EF_CONSTRUCTION = 200
-TRAIN_PER_LIST = 64  # FAISS's k-means warns under 39 and samples down over 256
+BLOCK = 1 << 20  # found rows held at a time
+
+__all__ = ["above", "candidates", "load", "omp_threads", "save", "search"]
 
 
-def build(
+def search(
+    index,
+    queries: np.ndarray,
     parts: Sequence[np.ndarray],
-    kind: str,
+    k: int,
     *,
-    seed: int = 0,
-    threads: int = 1,
-    advance: Callable[[int], None] | None = None,
-):
-    """A faiss index (inner product) of all rows of the parts, ids = rows counted over the parts.
+    width: int | None = None,
+    refine: float = 1.0,
+) -> Hits:
+    """The `k` best rows of each query that the index finds, re-scored from the parts' vectors.
 
-    parts: float16 (rows, D). A row with a NaN or an infinity is added as zeros, and never found (search re-scores). The
-    same rows, seed and threads give the same index; for HNSW only with `threads=1`. advance: called with rows just
-    added. Raises ReactvlError when there are no rows, ValueError for another kind.
+    queries: float32 (Q, D). width: how wide to search (nprobe or efSearch, whichever the index has; None: as set in it).
+    refine: candidates taken for each row wanted, 1 or more. A query may find fewer than `k` rows. Raises ValueError for
+    shapes that do not fit and ReactvlError when the index holds another number of rows than the parts.
     """
     parts = checked_parts(parts)
+    queries = checked_queries(queries, index.d)
+    rows = checked_rows(index, parts)
+    if k < 1:
+        raise ValueError(f"k is {k}, wanted 1 or more")
+    k = min(k, rows)
+    if not len(queries) or not rows:
+        return ordered(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), len(queries), 1)
+    taken = min(rows, math.ceil(k * max(refine, 1.0)))
+    step = max(1, BLOCK // taken)
+    pieces = [
+        _best(
+            queries[first : first + step],
+            parts,
+            k,
+            candidates(index, queries[first : first + step], taken, rows, width),
+        )
+        for first in range(0, len(queries), step)
+    ]
+    return _joined(pieces, step, len(queries))
+
+
+def candidates(index, queries: np.ndarray, taken: int, rows: int, width: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(rows int64 (Q, taken), scores float32 (Q, taken)) as FAISS gives them, best first; -1 where it found nothing.
+
+    ReactvlError for a number that is no row: an index of something else.
+    """
+    scores, ids = index.search(queries, taken, params=parameters(index, width, taken))
+    if ids.size and ids.max() >= rows:
+        raise ReactvlError(
+            f"the index answers with id {int(ids.max()):,}, but there are {rows:,} rows: it is an index of other embeddings, "
+            f"or its ids are not row numbers"
+        )
+    return ids, scores
+
+
+def checked_rows(index, parts: Sequence[np.ndarray]) -> int:
+    """How many rows the parts hold; ReactvlError when the index holds another number or its vectors are of other width."""
     rows = int(part_offsets(parts)[-1])
-    if not rows:
-        raise ReactvlError("there are no vectors to index")
-    with omp_threads(threads):
-        index = _empty(kind, parts[0].shape[1], rows, seed)
-        if kind == "ivf":
-            index.train(training_sample(parts, min(rows, TRAIN_PER_LIST * index.nlist), seed))
-        for part in parts:
-            for first in range(0, len(part), ADD_ROWS):
-                block = finite(part[first : first + ADD_ROWS])
-                index.add(block)
-                if advance:
-                    advance(len(block))
-    return index
-
-
-def _empty(kind: str, dim: int, rows: int, seed: int):
-    import faiss
-
-    metric, half = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
-    if kind == "flat":
-        return faiss.IndexFlatIP(dim)
-    if kind == "ivf":
-        lists = lists_for(rows)
-        quantizer = faiss.IndexFlatIP(dim)
-        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, lists, half, metric, False)
-        index.own_fields = True
-        quantizer.this.disown()
-        index.cp.seed = seed + 1  # 0 would mean the clock to some FAISS versions
-        index.cp.spherical = True  # the centroids of unit vectors are directions
-        return index
-    if kind == "hnsw":
-        index = faiss.IndexHNSWSQ(dim, half, HNSW_LINKS, metric)
-        index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
-        index.hnsw.rng = faiss.RandomGenerator(seed + 12345)
-        index.train(np.zeros((1, dim), dtype=np.float32))  # float16 has nothing to learn; FAISS wants the call
-        return index
-    raise ValueError(f"index kind {kind!r}: choose one of {', '.join(KINDS)}")
-
-
-def lists_for(rows: int) -> int:
-    """How many inverted lists: 4 sqrt(rows) as FAISS advises under a million rows, at most a 39th of the rows."""
-    return max(1, min(int(4 * rows**0.5), rows // 39))
-
-
-def training_sample(parts: Sequence[np.ndarray], rows: int, seed: int) -> np.ndarray:
-    """float32 (rows, D): rows drawn without repetition from all parts by the seed, in ascending order."""
-    offsets = part_offsets(parts)
-    chosen = np.sort(np.random.default_rng(seed).choice(int(offsets[-1]), size=rows, replace=False))
-    return finite(gather(parts, offsets, chosen))
-
-
-def finite(rows: np.ndarray) -> np.ndarray:
-    """float32 rows, those with a NaN or an infinity as zeros."""
-    rows = np.asarray(rows).astype(np.float32)
-    rows[~np.isfinite(rows).all(axis=1)] = 0
+    if index.ntotal != rows:
+        raise ReactvlError(f"the index holds {index.ntotal:,} rows, the embeddings {rows:,}: index them again")
+    if parts and parts[0].shape[1] != index.d:
+        raise ReactvlError(f"the index is of {index.d} dimensions, the embeddings of {parts[0].shape[1]}")
     return rows
 
 
-def search(index, queries: np.ndarray, parts: Sequence[np.ndarray], k: int) -> Hits:
-    """The `k` best rows of each query that the index finds, re-scored from the parts' float16 vectors.
+def _best(queries: np.ndarray, parts, k: int, found: tuple[np.ndarray, np.ndarray]) -> Hits:
+    """The best `k` of each query's candidates, by their rows' scores, ties by the lower row."""
+    ids = np.sort(found[0], axis=1)
+    there = ids >= 0
+    there[:, 1:] &= ids[:, 1:] != ids[:, :-1]  # some graphs give a row twice
+    query, _ = np.nonzero(there)
+    exact = np.full(ids.shape, -np.inf)
+    exact[there] = rescore(queries, parts, query, ids[there])
+    exact[~np.isfinite(exact)] = -np.inf
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :k]  # ids ascend: equal scores stay in the order of their rows
+    row, score = np.take_along_axis(ids, best, 1), np.take_along_axis(exact, best, 1)
+    query, rank = np.nonzero(score > -np.inf)
+    return Hits(
+        query=query.astype(np.int32),
+        row=row[query, rank],
+        score=score[query, rank].astype(np.float32),
+        rank=rank.astype(np.int32),
+        queries=len(queries),
+    )
 
-    queries: float32 (Q, D). A query may find fewer than `k` rows. Raises ValueError for shapes that do not fit and
-    ReactvlError when the index holds another number of rows than the parts.
-    """
-    queries = checked_queries(queries, index.d)
-    parts = checked_parts(parts)
-    if index.ntotal != int(part_offsets(parts)[-1]):
-        raise ReactvlError(
-            f"the index holds {index.ntotal:,} rows, the embeddings {part_offsets(parts)[-1]:,}: index them again"
+
+def _joined(pieces: list[Hits], step: int, queries: int) -> Hits:
+    columns = [
+        np.concatenate(
+            [getattr(piece, name) + (number * step if name == "query" else 0) for number, piece in enumerate(pieces)]
         )
-    k = min(k, index.ntotal)
-    _, ids = index.search(queries, k)  # (Q, k)
-    query, column = np.nonzero(ids >= 0)
-    row = ids[query, column]
-    score = rescore(queries, parts, query, row)
-    fit = np.isfinite(score)
-    return ordered(query[fit], row[fit], score[fit], len(queries), k)
+        for name in ("query", "row", "score", "rank")
+    ]
+    return Hits(columns[0].astype(np.int32), *columns[1:], queries=queries)
+
+
+def above(
+    index,
+    queries: np.ndarray,
+    parts: Sequence[np.ndarray],
+    threshold: float,
+    *,
+    width: int | None = None,
+) -> Hits:
+    """Every row that the index finds whose score reaches `threshold` (range search), best first.
+
+    Codes are inexact: the index is asked for twice the error of its own scores, as seen on each query's nearest, below the
+    threshold, and what it finds is re-scored from the rows. Rows in lists that the width leaves out stay unfound, as in any
+    search. Raises ReactvlError for an index of another metric than the inner product.
+    """
+    import faiss
+
+    parts = checked_parts(parts)
+    queries = checked_queries(queries, index.d)
+    rows = checked_rows(index, parts)
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ReactvlError(
+            "the index is of distances, not of inner products: ask it for the nearest, or build one here"
+        )
+    if not len(queries) or not rows:
+        return ordered(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), len(queries), 1)
+    slack = 1e-6 + 2 * _error(index, queries, parts, rows, width)
+    try:
+        edges, _, ids = index.range_search(queries, threshold - slack, params=parameters(index, width, 1))
+    except RuntimeError as fault:
+        reason = str(fault).strip().splitlines()[0].split(": ")[-1]
+        raise ReactvlError(f"this kind of index has no range search in FAISS ({reason}); use exact search") from None
+    query = np.repeat(np.arange(len(queries)), np.diff(edges.astype(np.int64)))
+    there = (ids >= 0) & (ids < rows)
+    query, ids = query[there], ids[there]
+    score = rescore(queries, parts, query, ids)
+    kept = np.isfinite(score) & (score.astype(np.float32) >= np.float32(threshold))
+    return ordered(query[kept], ids[kept], score[kept], len(queries), max(rows, 1))
+
+
+def _error(index, queries: np.ndarray, parts, rows: int, width: int | None) -> float:
+    """The largest difference between the index's score of a row and the row's own, over the queries' nearest hundred."""
+    largest = 0.0
+    for first in range(0, len(queries), 1024):
+        some = queries[first : first + 1024]
+        ids, scores = candidates(index, some, min(rows, 100), rows, width)
+        query, place = np.nonzero(ids >= 0)
+        exact = rescore(some, parts, query, ids[query, place])
+        fit = np.isfinite(exact)
+        largest = max(largest, float(np.abs(scores[query, place] - exact)[fit].max(initial=0.0)))
+    return largest
 
 
 def save(index, path: Path | str) -> None:
@@ -125,27 +173,22 @@ def save(index, path: Path | str) -> None:
         faiss.write_index(index, str(part))
 
 
-def load(path: Path | str):
-    """The index of a file; ReactvlError when it is missing or not FAISS's."""
+def load(path: Path | str, *, mapped: bool = False):
+    """The index of a file; `mapped`: its codes stay on disk and are read as they are needed, for searching only.
+
+    ReactvlError when the file is missing or not FAISS's. Kinds that FAISS cannot map are read.
+    """
     import faiss
 
     if not Path(path).is_file():
         raise ReactvlError(f"{path}: no such index file")
     try:
+        if mapped:
+            try:
+                return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            except RuntimeError:
+                return faiss.read_index(str(path))
         return faiss.read_index(str(path))
     except RuntimeError as fault:
-        reason = str(fault).splitlines()[0]
+        reason = str(fault).strip().splitlines()[0]
         raise ReactvlError(f"{path}: FAISS cannot read it ({reason})") from None
-
-
-@contextlib.contextmanager
-def omp_threads(threads: int) -> Iterator[None]:
-    """FAISS's thread count for a while."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
