@@ -45,8 +45,13 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+BENCHMARKS := photographs pool_access embeddings_io embed exact_search index_build approximate_search interactive retrieve_stage
+
 bench: install
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/environments/make.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/vectors.py --check
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) out
