@@ -10,6 +10,7 @@ from pathlib import Path
 from measuring import HOME, shown
 
 ORDER = (
+    "decoding",
     "pool_access",
     "embeddings_io",
     "embed",

@@ -88,8 +88,12 @@ def test_peak_memory_of_a_child_is_its_own(benchmarks, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(HOME / 'benchmarks')!r})\n"
-        "import measuring\n"
-        "measuring.serve(lambda size: len(bytearray(b'x') * size))\n"
+        "import measuring, time\n"
+        "def held(size):\n"
+        "    block = bytearray(b'x') * size\n"
+        "    time.sleep(0.5)  # memory is sampled from outside\n"
+        "    return len(block)\n"
+        "measuring.serve(held)\n"
     )
     small, large = (measuring.child([sys.executable, script], size) for size in (1, 200 << 20))
     assert large.answer == 200 << 20

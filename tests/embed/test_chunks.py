@@ -32,16 +32,14 @@ def test_another_spelling_is_refused(text):
 
 
 @pytest.fixture(scope="module")
-def made(model, tmp_path_factory):
+def made(model, picture, tmp_path_factory):
     """A pool of five shards, and its embeddings without chunks."""
-    from conftest import make_image
-
     from reactvl.pool.writer import ShardWriter
 
     home = tmp_path_factory.mktemp("chunks")
     with ShardWriter(home / "pool", max_count=3) as writer:
         for number in range(14):
-            writer.write(make_image(number), "jpg", f"thing {number % 5}", {"number": number if number < 9 else "many"})
+            writer.write(picture(number), "jpg", f"thing {number % 5}", {"number": number if number < 9 else "many"})
     embed(str(home / "pool"), model, out=home / "whole", **OPTIONS)
     return home
 

@@ -58,6 +58,7 @@ def test_found_is_what_a_plain_search_finds(names, captions):
         ("cafe", "un cafe\u0301 noir", False),  # its last letter is another one
         ("panda", "panda2", False),
         ("C++", "C++ in a nutshell", True),
+        ("no.", "no.9 of ten", True),  # the name's own sign ends its word
         ("小熊猫", "一只小熊猫在吃竹子", True),  # written without spaces
         ("パンダ", "レッサーパンダ", False),  # one word of Katakana
         ("パンダ", "赤いパンダの写真", True),

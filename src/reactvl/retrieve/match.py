@@ -146,7 +146,8 @@ def _word(sign: str) -> int:
 
 
 def _plain(sign: str) -> bool:
-    return sign.isascii()
+    """Whether the tables decide alone at this sign: an ASCII letter or digit."""
+    return sign.isascii() and sign.isalnum()
 
 
 def _bytes(text: str) -> bytes:
