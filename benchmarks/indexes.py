@@ -11,7 +11,8 @@ import numpy as np
 import vectors
 from environments.make import required
 
-from reactvl.handles.index import Index
+from reactvl.handles.index import FILE, Index
+from reactvl.index import index
 from reactvl.search.exact import top_k
 
 PEERS = measuring.HOME / "baselines" / "nearest.py"
@@ -56,6 +57,17 @@ def ours(given, data: vectors.Data, *, again: bool = False) -> tuple[Index, dict
         known = {"asked": asked, **done.answer, "bytes": file, "peak": done.peak, "own": done.own}
         about.write_text(json.dumps(known, indent=1))
     return Index(folder, data.embeddings), known
+
+
+def ours_at(given, data: vectors.Data, k: int) -> Index:
+    """Our index's file, tuned at another `k`: `reactvl index --file index.faiss --k K`. It is tuned on captions of the pool,
+    which are not what is asked here, so to a point above `--recall`; a peer is tuned on queries like those asked."""
+    made, _ = ours(given, data)
+    out = home(given, data) / f"reactvl-at-{k}"
+    file = made.folder / FILE
+    return index(
+        data.embeddings, out=out, file=file, keys="image", k=k, recall=min(given.recall + 0.01, 1.0), overwrite=True
+    )
 
 
 def peer(engine: str, given, data: vectors.Data, *, again: bool = False, memory: str | None = None) -> dict:

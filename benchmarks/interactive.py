@@ -39,7 +39,8 @@ def compared(report: measuring.Report, given, data: vectors.Data) -> None:
     k, wanted = 10, 0.98
     asked = data.queries(given.queries, "text", seed=31)
     true = indexes.truth(data, asked, k)
-    ours, mine = indexes.ours(given, data)
+    _, mine = indexes.ours(given, data)
+    ours = indexes.ours_at(given, data, k)
     spans, rows = timed(ours, asked, k, given.rounds)
     recall = vectors.found_share(rows, true)
     judged, name = bool(data.mixture), "" if data.mixture else f", {data.name}"
@@ -72,7 +73,7 @@ def compared(report: measuring.Report, given, data: vectors.Data) -> None:
             "bytes": known["bytes"],
             "build_seconds": known["seconds"],
         }
-    report.facts[f"{data.name}: ours"] = {"setting": indexes.setting(mine), "bytes": mine["bytes"]}
+    report.facts[f"{data.name}: ours"] = {"nprobe": ours.facts["setting_value"], "bytes": mine["bytes"]}
 
 
 def timed(index, asked: np.ndarray, k: int, rounds: int) -> tuple[list[float], np.ndarray]:

@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from reactvl.manifest import ReactvlError
 
 Scalar = str | int | float | bool
@@ -67,7 +69,7 @@ def fields_of(record: dict | None, side: dict | None) -> dict[str, Scalar]:
 
 def scalar(value: Any) -> Scalar | None:
     """A value as a table can hold it; None for null, NaN, what is no scalar and texts that are too long."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return whole(value) if len(value) <= MAX_VALUE else None
@@ -85,9 +87,12 @@ def parsed(body: bytes) -> dict | None:
     """A sample's json as a dict; None when it is damaged or no object. NaN, which img2dataset's users have, is let
     through."""
     try:
-        record = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        record = msgspec.json.decode(body)  # several times as fast, and stricter
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        try:
+            record = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
     return record if isinstance(record, dict) else None
 
 
