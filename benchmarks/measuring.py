@@ -296,7 +296,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "flags": found,
         "memory_gib": round(memory, 1),
-        "system": platform.platform(terse=True),
+        "system": platform.system(),
     }
 
 

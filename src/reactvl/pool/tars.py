@@ -5,9 +5,12 @@ included (webdataset's rule). Members of one key are joined wherever they stand;
 that is taken is listed and left out, never merged.
 """
 
+import contextlib
+import gc
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +100,24 @@ def catalogue(path: Path | str, captions: str = "auto") -> Catalogue:
     `json:FIELD` or `parquet:FIELD`; ReactvlError for another spelling.
     """
     kind, field = checked_captions(captions)
+    with no_collection():
+        return _catalogue(path, kind, field)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's cyclic collector: it would go through all objects of the process again and again while a shard's
+    samples, in which there is no cycle, are made."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _catalogue(path: Path | str, kind: str, field: str) -> Catalogue:
     with Tar(path) as tar:
         groups, skipped = grouped(tar)
     side = read_side_file(path, groups.keys())
