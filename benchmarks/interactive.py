@@ -16,7 +16,7 @@ import measuring
 import numpy as np
 import vectors
 
-from reactvl.search.index import omp_threads
+from reactvl.search.building import omp_threads
 
 STATED_MS = 50.0  # clip-retrieval's README, on its service
 WIDTHS = [16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]

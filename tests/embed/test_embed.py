@@ -151,10 +151,10 @@ def test_a_shard_that_cannot_be_read_is_listed_and_the_run_goes_on(pool, model, 
             raise OSError(5, "Input/output error")
         return original(path, captions)
 
-    from reactvl.embed import shard
+    from reactvl.pool import tars
 
-    original = shard.catalogue
-    monkeypatch.setattr(shard, "catalogue", failing)
+    original = tars.catalogue
+    monkeypatch.setattr(tars, "catalogue", failing)
     made = embed(str(shards), model, out=tmp_path / "out")
     assert len(made) == 3
     assert made.skipped.to_pylist() == [

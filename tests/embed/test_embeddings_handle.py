@@ -35,7 +35,7 @@ def test_search_finds_the_pair_itself(made, model):
 
 
 def test_a_query_of_another_model_is_refused(made, other_model):
-    with pytest.raises(ReactvlError, match="other weights"):
+    with pytest.raises(ReactvlError, match="which is not the model"):
         made.search("x", model=load(other_model))
 
 

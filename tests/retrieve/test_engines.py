@@ -13,7 +13,7 @@ from reactvl.retrieve.engines import Load, about, chosen, given
 @pytest.fixture
 def cost(monkeypatch):
     """Exact search that takes a microsecond for a query and a thousand rows."""
-    monkeypatch.setattr(engines, "exact_seconds", lambda queries, rows, dim, k: queries * rows * 1e-9)
+    monkeypatch.setattr(engines, "exact_seconds", lambda queries, rows, dim, k, device: queries * rows * 1e-9)
     monkeypatch.setattr(engines, "beside", lambda embeddings: {})
 
 

@@ -26,7 +26,6 @@ from reactvl.retrieve.selection import (
     classes_of_names,
     fate_counts,
     fates_of_hits,
-    numbered,
     select,
     shortfall,
 )
@@ -41,6 +40,11 @@ CASES = {
     "serves": st.sampled_from(["one", "margin", "many"]),
 }
 BARS = {"excluded": EXCLUDED, "leaked": EVALUATION_IMAGE, "filtered": FILTERED, "weak": BELOW_MINIMUM}
+
+
+def numbered(names: list[str]) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def random_candidates(seed: int, classes: int, rows: int, ties: bool) -> tuple[Candidates, np.ndarray]:

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reactvl import scale
-from reactvl.catalog.shard import Head, Task, catalogue_shard, made_by, read_head, still_there
+from reactvl.catalog.shard import Head, Task, catalogue_shard, made_by, read_head
 from reactvl.handles.catalog import Catalog
 from reactvl.manifest import ReactvlError, replacing, sha256_json, stage_folder
 from reactvl.pool import embeddings_format as layout
 from reactvl.pool.fields import fitted, whole_schema
-from reactvl.pool.listing import reasons, write_skipped
+from reactvl.pool.listing import by_reason, reasons, write_skipped
 from reactvl.pool.patterns import expand
 from reactvl.pool.records import checked_captions
-from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names, shard_row
+from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names, shard_row, still_there
 from reactvl.progress import progress, say
 
 
@@ -85,7 +85,11 @@ MEGABYTE = 1_000_000
 def done_before(task: Task, hashes: bool) -> Head | None:
     """The head of a result file that is of the shard as it is now; None where the shard is to do."""
     head = read_head(task.result)
-    if head is None or UNREADABLE in (task.fingerprint, head.fingerprint) or not still_there(task):
+    if (
+        head is None
+        or UNREADABLE in (task.fingerprint, head.fingerprint)
+        or not still_there(task.shard, task.fingerprint)
+    ):
         return None
     same = (head.fingerprint.size, head.fingerprint.ends_sha256) == (
         task.fingerprint.size,
@@ -100,8 +104,7 @@ def counted(heads: list[Head]) -> dict[str, int]:
     return {
         "pairs": sum(head.rows for head in heads),
         "shards": len(heads),
-        "skipped": skipped.total(),
-        **{f"skipped: {reason}": count for reason, count in sorted(skipped.items())},
+        **by_reason(skipped),
     }
 
 

@@ -15,7 +15,8 @@ from reactvl.pool.fields import Fields, field_columns
 from reactvl.pool.images import BadImage, decode, perceptual_hash
 from reactvl.pool.reader import forget, read_many
 from reactvl.pool.records import side_stamp
-from reactvl.pool.tars import Catalogue, Fingerprint, Sample, Skipped, catalogue, same_shard
+from reactvl.pool.shards import still_there
+from reactvl.pool.tars import Fingerprint, Sample, Skipped, catalogue_or_fault
 
 MEASURED = ("width", "height")  # of the decoded picture where there is one, else what the json says
 
@@ -45,10 +46,7 @@ Row = tuple[dict[str, Any], dict[str, Any]]  # METADATA_SCHEMA's columns, furthe
 def catalogue_shard(task: Task, captions: str, hashes: bool) -> Head:
     """Catalogue one shard and write its result file; an unreadable shard gives one without rows that says so."""
     forget(task.shard)
-    try:
-        found = catalogue(task.shard, captions)
-    except OSError as fault:
-        found = Catalogue([], [Skipped("", "unreadable shard", fault.strerror or str(fault))], 0)
+    found = catalogue_or_fault(task.shard, captions)
     skipped, usable = list(found.skipped), []
     for sample in found.samples:
         if sample.status in (None, "success"):
@@ -60,7 +58,7 @@ def catalogue_shard(task: Task, captions: str, hashes: bool) -> Head:
         skipped += faults
     else:
         rows = [row_of(sample, {name: whole_number(sample.fields.get(name)) for name in MEASURED}) for sample in usable]
-    if rows and not still_there(task):
+    if rows and not still_there(task.shard, task.fingerprint):
         raise ReactvlError(
             f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete"
         )
@@ -108,13 +106,6 @@ def whole_number(value: Any) -> int | None:
     """A number of pixels as a sample's json gives it; None for what cannot be one."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31 and value == int(value)
     return int(value) if fits else None
-
-
-def still_there(task: Task) -> bool:
-    try:
-        return same_shard(task.shard, task.fingerprint)
-    except OSError:
-        return False
 
 
 def made_by(shard: Path, hashes: bool) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from reactvl.pool.embeddings_format import METADATA_SCHEMA
 from reactvl.pool.fields import Fields, field_columns
 from reactvl.pool.images import Picture
 from reactvl.pool.reader import forget
-from reactvl.pool.records import side_path
-from reactvl.pool.tars import Catalogue, Fingerprint, Sample, Skipped, catalogue, same_shard
+from reactvl.pool.records import side_stamp
+from reactvl.pool.shards import still_there
+from reactvl.pool.tars import Fingerprint, Sample, Skipped, catalogue_or_fault
 
 if TYPE_CHECKING:
     from reactvl.models import Model
@@ -134,10 +135,7 @@ class Begun:
         self.task = task
         self.side_file = side_stamp(task.shard)
         forget(task.shard)  # an earlier run of this process may have opened another file of this name
-        try:
-            found = catalogue(task.shard, settings.captions)
-        except OSError as fault:
-            found = Catalogue([], [Skipped("", "unreadable shard", fault.strerror or str(fault))], 0)
+        found = catalogue_or_fault(task.shard, settings.captions)
         self.damaged_json, self.skipped = found.damaged_json, list(found.skipped)
         self.usable: list[Sample] = []
         for sample in found.samples:
@@ -207,20 +205,12 @@ def step_of(begun: Begun, done: int, began: float, waited: float) -> Step:
 
 
 def save(task: Task, result: Result, last: Step) -> Step:
-    if result.head.rows and not still_there(task):
+    if result.head.rows and not still_there(task.shard, task.fingerprint):
         raise ReactvlError(
             f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete"
         )
     write(task.result, result)
     return last
-
-
-def still_there(task: Task) -> bool:
-    """Whether the shard is the file that the run began with; a pool may vanish under a long run."""
-    try:
-        return same_shard(task.shard, task.fingerprint)
-    except OSError:
-        return False
 
 
 def made_by(settings: Settings) -> dict[str, Any]:
@@ -230,15 +220,6 @@ def made_by(settings: Settings) -> dict[str, Any]:
 
 def arithmetic(precision: str, threads: int) -> dict[str, Any]:
     return {"precision": precision, "threads": threads, "torch": str(torch.__version__), "pillow": PIL.__version__}
-
-
-def side_stamp(shard: Path) -> list[int] | None:
-    """Size and time of the shard's side file, which may give captions and fields; None without one."""
-    try:
-        stat = side_path(shard).stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def metadata(samples: list[Sample], pictures: list[tuple[bytes, Picture]]) -> tuple[pa.Table, Fields]:

@@ -12,15 +12,15 @@ from urllib.parse import quote
 
 from reactvl import scale
 from reactvl.embed import chunks, parts, result
-from reactvl.embed.shard import Settings, Task, arithmetic, embed_shards, made_by, prepare, side_stamp
+from reactvl.embed.shard import Settings, Task, arithmetic, embed_shards, made_by, prepare
 from reactvl.embed.watch import MEGABYTE, Watch
 from reactvl.handles.embeddings import Embeddings
 from reactvl.manifest import ModelId, ReactvlError, Stage, sha256_json, stage_folder, write_json
 from reactvl.models import Model, load
 from reactvl.models.encoder import choose_devices, choose_precision
-from reactvl.pool.listing import reasons
+from reactvl.pool.listing import by_reason, reasons
 from reactvl.pool.patterns import expand
-from reactvl.pool.records import checked_captions
+from reactvl.pool.records import checked_captions, side_stamp
 from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names
 from reactvl.pool.tars import Fingerprint, same_shard
 from reactvl.progress import progress, say
@@ -256,8 +256,7 @@ def counted(heads: list[result.Head]) -> dict[str, int]:
     return {
         "pairs": sum(head.rows for head in heads),
         "shards": len(heads),
-        "skipped": skipped.total(),
-        **{f"skipped: {reason}": count for reason, count in sorted(skipped.items())},
+        **by_reason(skipped),
     }
 
 

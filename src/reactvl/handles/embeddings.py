@@ -76,11 +76,8 @@ class Embeddings:
         lost = missing_files(self.folder, self.manifest)
         if lost:
             raise ReactvlError(f"{self.folder}: lacks {lost[0]}; run `reactvl {self.manifest.stage}` again")
-        if model is not None and (given := self._identified(model)).sha256 != self.model.sha256:
-            raise ReactvlError(
-                f"{self.folder}: was made with {self.model.name} (weights {self.model.sha256[:12]}), which is not the "
-                f"model {given.name} (weights {given.sha256[:12]})"
-            )
+        if model is not None:
+            self.require_model(self._identified(model))
         self.parts = [Part(files, self.model.dim, again) for files in self._own_files()]
         rows = sum(part.rows for part in self.parts)
         if rows != self.manifest.counts["pairs"]:
@@ -134,6 +131,14 @@ class Embeddings:
     def model(self) -> ModelId:
         """The model that made the vectors."""
         return self.manifest.model
+
+    def require_model(self, given: ModelId) -> None:
+        """ReactvlError when `given` is not the model that made the vectors: its own would mean other things."""
+        if given.sha256 != self.model.sha256:
+            raise ReactvlError(
+                f"{self.folder}: was made with {self.model.name} (weights {self.model.sha256[:12]}), which is not the "
+                f"model {given.name} (weights {given.sha256[:12]}); give that model, or embed the pool with this one"
+            )
 
     def identity(self, beside: Path | str) -> InputId:
         """What these embeddings are as an input of the stage that writes `beside`: the hash of their manifest, or of
@@ -265,10 +270,7 @@ class Embeddings:
         model = model or self._model
         if model is None:
             model = self._model = load(self.model.name)
-        if model.id.sha256 != self.model.sha256:
-            raise ReactvlError(
-                f"{self.folder}: was made by other weights of {self.model.name} than {model.id.name} has now"
-            )
+        self.require_model(model.id)
         vectors = model.encode_text([query]) if isinstance(query, str) else model.encode_image([query])
         return vectors[0].numpy()
 

@@ -37,12 +37,9 @@ def further(names: list[str]) -> list[str]:
 
 def canonical_types() -> "dict[str, pa.DataType]":
     """Our columns with their types: those of an embeddings folder's metadata."""
-    import pyarrow as pa
-
     from reactvl.pool.embeddings_format import METADATA_SCHEMA
 
-    sizes = {"width": pa.int32(), "height": pa.int32()}
-    return {field.name: field.type for field in METADATA_SCHEMA} | sizes
+    return {field.name: field.type for field in METADATA_SCHEMA}
 
 
 def read_columns(path: Path, columns: list[str] | None = None, group: int | None = None) -> "pa.Table":

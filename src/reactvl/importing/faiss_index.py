@@ -67,7 +67,7 @@ class FaissSource(Source):
             yield Block(read.get("image"), read.get("text"), table, [], table.num_rows)
             start += table.num_rows
 
-    def keys(self, piece: int) -> pa.Array:
+    def sought(self, piece: int) -> pa.Array:
         return self.metadata.keys(*self._range(piece))
 
     def _range(self, piece: int) -> tuple[int, int]:

@@ -46,8 +46,9 @@ class FeatureSource(Source):
         self.dim = width(self.tables)
         self.size = sum(path.stat().st_size for path in self.tables) // MEGABYTE
         self.facts = {}
+        self.shards = self.pieces
 
-    def shard(self, piece: int) -> str:
+    def sought(self, piece: int) -> str:
         return self.pieces[piece]
 
     def blocks(self, piece: int) -> Iterator[Block]:

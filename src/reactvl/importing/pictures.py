@@ -59,10 +59,10 @@ class Pictures:
             if self.by_stem[stem] is None:
                 raise ReactvlError(f"pool: has several shards {stem}.tar; give those that the features were made of")
 
-    def prepare(self, work: Path, stems: list[str | None]) -> None:
-        """Make the catalogue files that are missing: of these shards, or (a None among them) of all."""
+    def prepare(self, work: Path, stems: list[str] | None) -> None:
+        """Make the catalogue files that are missing: of these shards, or (None) of all."""
         self.home = work / "catalog"
-        paths = list(self.shards) if None in stems else [self.by_stem[stem] for stem in stems]
+        paths = list(self.shards) if stems is None else [self.by_stem[stem] for stem in stems]
         todo = [path for path in paths if not self._file(path).exists()]
         with progress("cataloguing the pool", len(paths), "shards") as bar:
             bar.advance(len(paths) - len(todo), resumed=True)
@@ -70,12 +70,13 @@ class Pictures:
                 self._catalogue(path)
                 bar.advance()
 
-    def of_shard(self, stem: str) -> "Lookup":
-        """Where the samples of one shard lie."""
-        return Lookup(pq.read_table(self._file(self.by_stem[stem])))
+    def lookup(self, sought: str | pa.Array) -> "Lookup":
+        """Where the samples of one shard lie, or those of these keys in whatever shard."""
+        if isinstance(sought, str):
+            return Lookup(pq.read_table(self._file(self.by_stem[sought])))
+        return self._of_keys(sought)
 
-    def of_keys(self, keys: pa.Array) -> "Lookup":
-        """Where the samples of these keys lie, in whatever shard."""
+    def _of_keys(self, keys: pa.Array) -> "Lookup":
         bounds = pc.min_max(keys).as_py()
         if bounds["min"] is None:
             return Lookup(empty())

@@ -65,7 +65,7 @@ class PublishedSource(Source):
             yield Block(*vectors, table, [], table.num_rows)
             first = last
 
-    def keys(self, piece: int) -> pa.Array:
+    def sought(self, piece: int) -> pa.Array:
         return read_columns(self.parts[piece].metadata, ["key"])["key"].combine_chunks()
 
 

@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reactvl.handles.embeddings import Embeddings
-from reactvl.handles.foreign_columns import canonical_types, converted
-from reactvl.importing.metadata_rows import joined_type, plain_type
+from reactvl.importing.metadata_rows import fitted, target_schema
 from reactvl.importing.pictures import Pictures
 from reactvl.importing.pieces import Head, Piece, PieceWriter
 from reactvl.importing.source import Block, Dropped, Source, find_source
 from reactvl.manifest import InputId, ReactvlError, path_beside, replacing, sha256_json, stage_folder
 from reactvl.models import load
 from reactvl.pool import embeddings_format as layout
-from reactvl.pool.listing import reasons
+from reactvl.pool.listing import by_reason, reasons
 from reactvl.pool.shards import identify
 from reactvl.progress import progress, say
 
@@ -33,10 +32,9 @@ def run_import(src, model, out: Path, pool, keys, metadata, lossy: bool, part_ro
     src = Path(src)
     source = find_source(src, keys, metadata and Path(metadata), lossy)
     numbers = range(len(source.pieces))
-    stems = [source.shard(number) for number in numbers]
     pictures = Pictures(pool) if pool else None
-    if pictures and None not in stems:
-        pictures.check_stems(stems)
+    if pictures and source.shards is not None:
+        pictures.check_stems(source.shards)
     model = load(model)
     if model.id.dim != source.dim:
         raise ReactvlError(
@@ -56,7 +54,7 @@ def run_import(src, model, out: Path, pool, keys, metadata, lossy: bool, part_ro
                 )
         pieces = [Piece(stage.work / "pieces", number) for number in numbers]
         if pictures:
-            pictures.prepare(stage.work, stems)
+            pictures.prepare(stage.work, source.shards)
         resumed = take(source, pieces, pictures)
         heads = [piece.head() for piece in pieces]
         counts = counted(heads)
@@ -95,9 +93,7 @@ def take(source: Source, pieces: list[Piece], pictures: Pictures | None) -> int:
             if before and not bar.done:
                 bar.advance(source.size * before // len(pieces), resumed=True)
             name = source.pieces[number]
-            lookup, stem = None, source.shard(number)
-            if pictures:
-                lookup = pictures.of_keys(source.keys(number)) if stem is None else pictures.of_shard(stem)
+            lookup = pictures.lookup(source.sought(number)) if pictures else None
             with PieceWriter(piece, name) as writer:
                 for block in source.blocks(number):
                     writer.drop(block.dropped)
@@ -149,8 +145,7 @@ def counted(heads: list[Head]) -> dict[str, int]:
     skipped = sum((Counter(head.skipped) for head in heads), Counter())
     return {
         "pairs": sum(head.rows for head in heads),
-        "skipped": skipped.total(),
-        **{f"skipped: {reason}": count for reason, count in sorted(skipped.items())},
+        **by_reason(skipped),
     }
 
 
@@ -160,7 +155,7 @@ def write(
     """Write the parts, `shards.parquet` and `skipped.parquet` over whatever a killed run left."""
     for name in (layout.IMAGES, layout.TEXTS, layout.METADATA):
         shutil.rmtree(out / name, ignore_errors=True)
-    schema = whole_schema([schema for piece in pieces if (schema := piece.schema()) is not None])
+    schema = told(target_schema([schema for piece in pieces if (schema := piece.schema()) is not None]))
     total = sum(head.rows for head in heads)
     places: dict[str, dict[str, int | None]] = {}
     with progress("writing parts", total, "rows") as bar:
@@ -175,7 +170,7 @@ def write(
                         places[shard] = {**at, "rows": known["rows"] + count}
                     if heads[member].rows:
                         for images, texts, metadata in pieces[member].blocks():
-                            part.add(images, texts, in_schema(metadata, schema))
+                            part.add(images, texts, fitted(metadata, schema))
                             bar.advance(metadata.num_rows)
     shards = pictures.shard_rows(places, out) if pictures else []
     layout.write_table(out / layout.SHARDS, pa.Table.from_pylist(shards, schema=layout.SHARDS_SCHEMA))
@@ -188,22 +183,6 @@ def write(
                 skipped.write_batch(batch)
 
 
-def whole_schema(schemas: list[pa.Schema]) -> pa.Schema:
-    """Our columns, then every further one of any piece in the plain type that holds all of its values."""
-    types: dict[str, pa.DataType] = {}
-    for field in (field for schema in schemas for field in schema):
-        if field.name not in canonical_types() and (plain := plain_type(field.type)) is not None:
-            types[field.name] = joined_type(types.get(field.name, plain), plain)
-    texts = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in types.items()}
-    return pa.schema([*canonical_types().items(), *texts.items()])
-
-
-def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A piece's rows with the columns of all."""
-    columns = [
-        converted(table[field.name], field.type)
-        if field.name in table.column_names
-        else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+def told(schema: pa.Schema) -> pa.Schema:
+    """The schema with text for what no piece has a value of."""
+    return pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema])

@@ -39,7 +39,8 @@ class Source(abc.ABC):
     """A source of vectors in pieces, each of which is read whole or not at all.
 
     `kind` says in words what it is; `files` are all that it is made of; `pieces` are their names, shown to people;
-    `size` counts `unit`s over all pieces.
+    `size` counts `unit`s over all pieces; `shards` are the shards (their files' names up to the first dot) that the
+    pieces are of, None where rows may lie anywhere.
     """
 
     kind: str
@@ -51,18 +52,15 @@ class Source(abc.ABC):
     size: int
     unit: str
     facts: dict[str, Any]
+    shards: list[str] | None = None
 
     @abc.abstractmethod
     def blocks(self, piece: int) -> Iterator[Block]:
         """The rows of one piece in order, in bounded memory."""
 
-    def keys(self, piece: int) -> pa.Array:
-        """The keys of one piece's rows, by which they are found in a pool; asked only where `shard` gives None."""
-        raise NotImplementedError
-
-    def shard(self, piece: int) -> str | None:
-        """The shard (its file's name up to the first dot) that a piece is of; None when its rows may lie anywhere."""
-        return None
+    @abc.abstractmethod
+    def sought(self, piece: int) -> str | pa.Array:
+        """By what a piece's rows are found in a pool: its shard where `shards` tells, else the rows' keys."""
 
 
 def find_source(src: Path, keys: str | None, metadata: Path | None, lossy: bool) -> Source:

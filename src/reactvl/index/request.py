@@ -93,8 +93,8 @@ def checked(request: Request) -> Plan:
     total = sum(map(len, parts))
     if not total:
         raise ReactvlError(f"{embeddings.folder}: holds no pair, so there is nothing to index")
-    if request.model is not None:
-        _check_model(request.model, embeddings)
+    if hasattr(request.model, "id"):  # a name is compared when it is loaded
+        embeddings.require_model(request.model.id)
     choice = None
     starts = [request.add] if request.add else request.merge or []
     bases = [(Path(path), _base(Path(path), request)) for path in starts]
@@ -203,17 +203,6 @@ def _base(path: Path, request: Request) -> Manifest:
             f"{path}: is an index of {manifest.options['keys']} vectors; pass --keys {manifest.options['keys']}"
         )
     return manifest
-
-
-def _check_model(model: Any, embeddings: Embeddings) -> None:
-    """ReactvlError when a model in hand is not the one that made the embeddings (a name is compared when it is loaded)."""
-    given = getattr(model, "id", None)
-    if given is not None and given.sha256 != embeddings.model.sha256:
-        made = embeddings.model
-        raise ReactvlError(
-            f"{embeddings.folder}: was embedded with {made.name} (weights {made.sha256[:12]}), which is not the model "
-            f"{given.name} (weights {given.sha256[:12]}); give that model, or embed the pool with this one"
-        )
 
 
 def _share(chunk: str, total: int) -> tuple[int, int]:

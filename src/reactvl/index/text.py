@@ -4,7 +4,7 @@ import numpy as np
 
 from reactvl.handles.index import text_side, vectors
 from reactvl.index.request import Plan, Request
-from reactvl.manifest import ReactvlError, Stage, replacing
+from reactvl.manifest import Stage, replacing
 from reactvl.search.asking import Queries, halves, sampled
 
 
@@ -27,14 +27,9 @@ def _encoded(stage: Stage, plan: Plan, request: Request, chosen: np.ndarray) -> 
     from reactvl.models import load
     from reactvl.models.encoder import Encoder
 
-    made = plan.embeddings.model
-    model = request.model if request.model is not None else made.name
+    model = request.model if request.model is not None else plan.embeddings.model.name
     model = load(model) if isinstance(model, str) else model
-    if model.id.sha256 != made.sha256:
-        raise ReactvlError(
-            f"{plan.embeddings.folder}: was embedded with {made.name} (weights {made.sha256[:12]}), which is not the model "
-            f"{model.id.name} (weights {model.id.sha256[:12]}); give that model, or embed the pool with this one"
-        )
+    plan.embeddings.require_model(model.id)
     found = Encoder(model, device=request.device).texts([plan.prompts[number] for number in chosen.tolist()])
     with replacing(path) as part, open(part, "wb") as file:
         np.save(file, found)

@@ -17,6 +17,7 @@ import numpy as np
 
 from reactvl.manifest import ReactvlError, replacing
 from reactvl.pool.columns import kinds_of, table_of
+from reactvl.pool.listing import by_reason
 from reactvl.pool.reader import read_many
 from reactvl.pool.tars import IMAGE_EXTENSIONS
 from reactvl.pool.writer import KEY, ShardWriter
@@ -116,8 +117,7 @@ def counted(written: Sequence[Written]) -> dict[str, int]:
     return {
         "pairs": sum(shard.pairs for shard in written),
         "shards": sum(shard.pairs > 0 for shard in written),
-        "skipped": reasons.total(),
-        **{f"skipped: {reason}": count for reason, count in sorted(reasons.items())},
+        **by_reason(reasons),
     }
 
 

@@ -1,5 +1,6 @@
 """What was left out, as a table and in words; every stage that reads samples writes the same."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,14 @@ def write_skipped(folder: Path, left_out: Iterable[tuple[str, str, str, str]]) -
 
     rows = [dict(zip(SKIPPED_SCHEMA.names, row, strict=True)) for row in left_out]
     write_table(folder / SKIPPED, pa.Table.from_pylist(rows, schema=SKIPPED_SCHEMA))
+
+
+def by_reason(skipped: Counter[str]) -> dict[str, int]:
+    """A manifest's counts of what was left out, in all and by reason."""
+    return {
+        "skipped": skipped.total(),
+        **{f"skipped: {reason}": count for reason, count in sorted(skipped.items())},
+    }
 
 
 def reasons(counts: dict[str, int]) -> str:

@@ -28,6 +28,14 @@ def identify(paths: Sequence[Path]) -> dict[Path, Fingerprint]:
         return dict(zip(paths, readers.map(one, paths), strict=True))
 
 
+def still_there(path: Path, known: Fingerprint) -> bool:
+    """Whether a shard is the file that the run began with; a pool may vanish under a long run."""
+    try:
+        return same_shard(path, known)
+    except OSError:
+        return False
+
+
 def shard_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Short names: the file's, with as many of its folders as tell it from the others of that name."""
     names = {path: path.name for path in paths}

@@ -104,6 +104,14 @@ def catalogue(path: Path | str, captions: str = "auto") -> Catalogue:
         return _catalogue(path, kind, field)
 
 
+def catalogue_or_fault(path: Path | str, captions: str = "auto") -> Catalogue:
+    """`catalogue`; of a file that cannot be read, one without samples that says so."""
+    try:
+        return catalogue(path, captions)
+    except OSError as fault:
+        return Catalogue([], [Skipped("", "unreadable shard", fault.strerror or str(fault))], 0)
+
+
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
     """Without Python's cyclic collector: it would go through all objects of the process again and again while a shard's

@@ -16,17 +16,19 @@ SOON = 10.0  # seconds that exact search may take before an index is thought of
 
 @dataclass(frozen=True)
 class Load:
-    """What a side has to bear: how many queries, over how many rows of how many dimensions, for how many hits."""
+    """What a side has to bear: how many queries, over how many rows of how many dimensions, for how many hits;
+    and where exact search would run."""
 
     queries: int
     rows: int
     dim: int
     k: int
+    device: str = "cpu"
 
     @property
     def exact(self) -> float:
         """Seconds that exact search takes here."""
-        return exact_seconds(self.queries, self.rows, self.dim, self.k)
+        return exact_seconds(self.queries, self.rows, self.dim, self.k, self.device)
 
 
 def given(search: str | Path | Sequence[str | Path]) -> list[str]:

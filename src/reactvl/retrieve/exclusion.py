@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reactvl.manifest import ReactvlError, replacing, sha256_json
+from reactvl.pool.tars import IMAGE_EXTENSIONS
 from reactvl.progress import progress, say
 from reactvl.retrieve.duplicates import BITS, close_to, similar_to
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from reactvl.models.encoder import Encoder
 
 COSINE = 0.95  # stricter than for near duplicates: a lost pair costs little, a leaked image spoils a benchmark
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = tuple(f".{ext}" for ext in IMAGE_EXTENSIONS)
 MAX_MEMBER = 256 << 20  # bytes of one picture in a zip
 BATCH = 64
 WHY = ("listed", "equal bytes", "near by perceptual hash", "near by image vector")

@@ -12,7 +12,7 @@ from reactvl.progress import progress, say
 from reactvl.retrieve import tables
 from reactvl.retrieve.match import match_names
 from reactvl.retrieve.queries import EXAMPLES, PROMPTS, SIDE, encode_examples, encode_prompts
-from reactvl.retrieve.request import Plan, Request, belonging
+from reactvl.retrieve.request import Plan, Request
 from reactvl.search.exact import top_k
 from reactvl.search.hits import Hits
 from reactvl.search.rescore import rescore
@@ -184,7 +184,8 @@ def encoder(plan: Plan, request: Request):
 
     model = plan.model
     if isinstance(model, str):
-        model = belonging(models.load(model), plan.embeddings)
+        model = models.load(model)
+        plan.embeddings.require_model(model.id)
     return Encoder(model, device=request.device, precision=plan.precision)
 
 

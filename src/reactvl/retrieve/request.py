@@ -178,7 +178,10 @@ def opened(request: Request) -> tuple[Embeddings, Any]:
     embeddings = request.embeddings
     if not isinstance(embeddings, Embeddings):
         embeddings = Embeddings(embeddings, None if model is None else model.id)
-    return embeddings, embeddings.model.name if model is None else belonging(model, embeddings)
+    if model is None:
+        return embeddings, embeddings.model.name
+    embeddings.require_model(model.id)
+    return embeddings, model
 
 
 def words(given: Sequence[str] | str, known: Sequence[str], option: str) -> list[str]:
@@ -281,17 +284,6 @@ def _precision(request: Request) -> str:
 
 def _plain(given: Any) -> Any:
     return given if isinstance(given, str | Path) else list(given)
-
-
-def belonging(model: Any, embeddings: Embeddings) -> Any:
-    """The model itself; ReactvlError when its weights are not those that made the embeddings."""
-    made = embeddings.model
-    if model.id.sha256 != made.sha256:
-        raise ReactvlError(
-            f"{embeddings.folder}: was embedded with {made.name} (weights {made.sha256[:12]}), which is not the model "
-            f"{model.id.name} (weights {model.id.sha256[:12]}); give that model, or embed the pool with this one"
-        )
-    return model
 
 
 def recorded(plan: Plan, request: Request) -> tuple[dict[str, Any], dict[str, InputId]]:

@@ -56,10 +56,11 @@ def tell(pairs: Pairs) -> None:
 
 
 def _retrieve(stage: Stage, plan: Plan, request: Request) -> None:
-    indexes = chosen_engines(stage, plan)
+    device = device_of(request)
+    indexes = chosen_engines(stage, plan, device)
     vectors = _timed(stage, "encode", lambda: encoded(stage, plan, request))
     means = means_of(plan, vectors)
-    finder = Finder(stage, plan, vectors, means, indexes, device_of(request))
+    finder = Finder(stage, plan, vectors, means, indexes, device)
     found = _timed(stage, "search", finder.first)
     leaks = Exclusion()
     if plan.evaluation is not None:
@@ -97,14 +98,14 @@ def means_of(plan: Plan, vectors: np.ndarray) -> dict[str, np.ndarray]:
     return means
 
 
-def chosen_engines(stage: Stage, plan: Plan) -> dict[str, Index]:
+def chosen_engines(stage: Stage, plan: Plan, device: str) -> dict[str, Index]:
     """The index of each side that is not searched exactly; what "auto" chose is kept for a resumed run."""
     searched = [mode for mode in plan.searched if mode in SIDE]
     loads = {}
     for mode in searched:
         before = loads[SIDE[mode]].queries if SIDE[mode] in loads else 0
         loads[SIDE[mode]] = engines.Load(
-            before + len(plan.queries.of_mode(mode)), plan.rows, plan.embeddings.model.dim, plan.per_prompt
+            before + len(plan.queries.of_mode(mode)), plan.rows, plan.embeddings.model.dim, plan.per_prompt, device
         )
     kept = stage.work / "engines"
     if "auto" in plan.search and kept.exists():

@@ -185,12 +185,6 @@ def classes_of_names(name_of_class: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.searchsorted(name_of_class[order], np.arange(1, name_of_class.max(initial=0) + 1)))
 
 
-def numbered(names: list[str]) -> np.ndarray:
-    """int64 (classes,): the number of each class's name, in order of first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
-
-
 def fates_of_hits(
     hits: Hits,
     codes: np.ndarray,

@@ -14,7 +14,6 @@ from reactvl.search.rescore import rescore
 ROW_BITS, SCORE_BITS = 38, 16
 QUERY_SHIFT = np.uint64(ROW_BITS + SCORE_BITS)
 ROW_MASK, SCORE_MASK = np.uint64((1 << ROW_BITS) - 1), np.uint64((1 << SCORE_BITS) - 1)
-TILE = 1 << 20  # scores made at once: with their mask they fit a core's cache
 
 
 class BoundBroken(ArithmeticError):
@@ -70,7 +69,7 @@ class CandidateSearch:
         self.key_rounding = max(self.key_rounding, keys.rounding)
         if self.threshold is not None:
             self.cutoff = self.product.rounded(self.threshold - self._error())
-        width = max(1024, TILE // len(self.cutoff))
+        width = max(1024, self.product.tile // len(self.cutoff))
         for begin in range(0, len(keys.ids), width):
             ids = keys.ids[begin : begin + width]
             places, rising = self.product.above(self.ready, keys.values[begin : begin + width], self.cutoff)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from reactvl.search.exact import QUERY_BLOCK, Lanes
-from reactvl.search.products import choose
+from reactvl.search.products import choose, on_gpu
 
 OVERHEAD = 1.15  # comparing, listing and sorting beside the product, measured over 20 k to 80 k queries
 CANDIDATE_SECONDS = 1.0e-6  # one re-scored candidate of one core
@@ -19,12 +19,14 @@ CANDIDATES = 1.8  # re-scored ones for each of the k
 KEY_SECONDS = 6e-10  # one stored value read and converted by one core
 
 
-def exact_seconds(queries: int, rows: int, dim: int, k: int) -> float:
+def exact_seconds(queries: int, rows: int, dim: int, k: int, device: str = "cpu") -> float:
     """About how long `exact.top_k` takes for so many queries over so many rows of `dim` values on this machine."""
-    lanes = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     k = min(k, rows)
-    product = queries * rows * dim / product_rate(choose("auto", rows, max(k, 1), queries).name) * OVERHEAD
-    return (product + rows * dim * KEY_SECONDS + queries * k * CANDIDATES * CANDIDATE_SECONDS) / lanes
+    chosen = choose("auto", rows, max(k, 1), queries, device)
+    product = queries * rows * dim / product_rate(chosen.name, device) * OVERHEAD
+    beside = rows * dim * KEY_SECONDS + queries * k * CANDIDATES * CANDIDATE_SECONDS  # on the CPU in any case
+    return product / (1 if on_gpu(chosen) else cores) + beside / cores
 
 
 def index_seconds(queries: int, queries_per_second: float) -> float:
@@ -33,21 +35,23 @@ def index_seconds(queries: int, queries_per_second: float) -> float:
 
 
 @functools.cache
-def product_rate(name: str) -> float:
-    """Multiplications a second that one core makes by the product of this name: one tile, the best of a few."""
+def product_rate(name: str, device: str = "cpu") -> float:
+    """Multiplications a second that one core, or the GPU, makes by the product of this name: one tile, the best of a
+    few."""
     with Lanes(2) as lanes:  # of which only one is used: a lane is what bounds a product to one core
-        return next(lanes.map(_measured, [name]))
+        return next(lanes.map(lambda name: _measured(name, device), [name]))
 
 
-def _measured(name: str) -> float:
+def _measured(name: str, device: str) -> float:
     tile = np.random.default_rng(0).standard_normal((QUERY_BLOCK, 512)).astype(np.float16)
-    product = choose(name, len(tile), 1, len(tile))
+    product = choose(name, len(tile), 1, len(tile), device)
+    clock = time.perf_counter if on_gpu(product) else time.thread_time
     keys = product.keys(tile, np.arange(len(tile)))
     ready, _, _ = product.queries(tile.astype(np.float32) / 256)
     cutoff = np.full(len(tile), 1e30, dtype=np.float32)
     spans = []
     for _ in range(6):
-        began = time.thread_time()
+        began = clock()
         product.above(ready, keys.values, cutoff)
-        spans.append(time.thread_time() - began)
+        spans.append(clock() - began)
     return tile.size * len(tile) / max(min(spans), 1e-9)

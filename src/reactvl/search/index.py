@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from reactvl.manifest import ReactvlError, replacing
-from reactvl.search.building import omp_threads
 from reactvl.search.hits import Hits, checked_parts, checked_queries, ordered, part_offsets
 from reactvl.search.knobs import parameters
 from reactvl.search.rescore import rescore
 
 BLOCK = 1 << 20  # found rows held at a time
-
-__all__ = ["above", "candidates", "load", "omp_threads", "save", "search"]
 
 
 def search(

@@ -37,6 +37,7 @@ class Float32Product:
     """float32 scores: oneDNN where this torch has it (1.8x torch's default on AVX512), else NumPy's BLAS."""
 
     name = "fp32"
+    tile = 1 << 20  # scores made at once: with their mask they fit a core's cache
     output_unit = 2.0**-7  # of what is left of a float32 after its upper 16 bits
 
     def __init__(self, *, blas: bool = False):
@@ -201,6 +202,7 @@ class DeviceProduct(BFloat16Product):
     """The bfloat16 product and the comparison on a GPU (torch's device `device`); only what lies above comes back."""
 
     name = "device"
+    tile = 1 << 24  # a GPU wants larger ones: each costs a launch and a way back
 
     def __init__(self, device: str):
         import torch
