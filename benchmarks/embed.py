@@ -108,7 +108,7 @@ def main() -> None:
             need=measuring.most(1e-5) if name == "pillow" else None,
         )
 
-    shares(report, given, pool, model, seconds)
+    shares(report, given, pool, model, [name for name in ("fp32", "bf16") if name in seconds], fresh)
     itself(report, given, pool, home, work, seconds)
     report.note(
         f"The baseline's DataLoader had {workers} workers. {len(crops)} distinct crops, all captions different."
@@ -128,8 +128,9 @@ def furthest(folder: Path, theirs: list[np.ndarray]) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def shares(report: measuring.Report, given, pool: Path, model, seconds: dict[str, float]) -> None:
-    """The stage against its parts alone: decoding on all cores, and the model on decoded pixels."""
+def shares(report: measuring.Report, given, pool: Path, model, precisions: list[str], fresh) -> None:
+    """The stage against its parts alone, in turns and each warmed up: decoding on all cores, and the model on decoded
+    pixels."""
     samples = [(path, sample) for path in sorted(pool.glob("*.tar")) for sample in scan(path)]
     bodies = [path.read_bytes()[sample.offset : sample.offset + sample.size] for path, sample in samples]
     captions = [sample.caption for _, sample in samples]
@@ -140,7 +141,7 @@ def shares(report: measuring.Report, given, pool: Path, model, seconds: dict[str
             return np.stack([each.pixels for each in threads.map(lambda body: picture(body, model.image_size), bodies)])
 
     pixels = torch.from_numpy(decode())
-    for precision in [name for name in ("fp32", "bf16") if name in seconds]:
+    for precision in precisions:
         encoder = Encoder(model, precision=precision)
 
         def run(encoder=encoder) -> None:
@@ -149,18 +150,21 @@ def shares(report: measuring.Report, given, pool: Path, model, seconds: dict[str
             for first in range(0, len(captions), given.shard_pairs):
                 encoder.texts(captions[first : first + given.shard_pairs])
 
-        run() if given.quick else encoder.images(pixels[:128])
-        alone = report.timed({"decode": decode, "model": run}, given.rounds, f"{precision} ")
+        ways = {"decode": decode, "model": run, "stage": fresh("warm", precision=precision)}
+        first = report.timed(ways, 1, f"{precision}, first time: ")
+        spent = report.timed(ways, given.rounds, f"{precision} ")
+        rates = {name: given.pairs / value for name, value in spent.items()}
         report.row(
             f"{precision}: rate of the slower part alone, pairs/s; the stage's beside it",
-            min(given.pairs / alone["decode"], given.pairs / alone["model"]),
-            given.pairs / seconds[precision],
+            min(rates["decode"], rates["model"]),
+            rates["stage"],
             "pairs/s",
             against="the whole stage",
             need=measuring.Need("the stage at least 0.9 of it", lambda slower, stage: stage >= 0.9 * slower),
         )
+        report.row(f"{precision}: set-up, once a run (weights are packed)", first["stage"] - spent["stage"], unit="s")
         report.facts[f"{precision} alone, pairs/s"] = {
-            name: round(given.pairs / value, 1) for name, value in alone.items()
+            name: round(rate, 1) for name, rate in rates.items() if name != "stage"
         }
 
 
