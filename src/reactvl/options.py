@@ -150,10 +150,21 @@ def is_list(hint: Any) -> bool:
     return get_origin(hint) is list or any(get_origin(part) is list for part in get_args(hint))
 
 
+def spelled_by(translate: Callable[[Sequence[str]], list[str]]) -> Callable[[Callable], Callable]:
+    """Marks a stage whose users bring another tool's flags: `translate` says them in the stage's own words."""
+
+    def marked(stage: Callable) -> Callable:
+        stage.translate = translate
+        return stage
+
+    return marked
+
+
 def spelled(stage: Callable, args: list[str]) -> list[str]:
     """The arguments as their users spell them, in tyro's words: `--flag true|false|1|0` is `--flag` or `--no-flag`,
     and `--model NAME --pretrained TAG` is `--model NAME:TAG`."""
     flags = {option.name.replace("_", "-") for option in options_of(stage) if option.type is bool}
+    args = getattr(stage, "translate", list)(args)
     words, at = [], 0
     while at < len(args):
         word, _, value = args[at].partition("=")
