@@ -140,7 +140,7 @@ def test_a_named_architecture_takes_weights_of_ones_own(tmp_path):
     net = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32"), quick_gelu=False)
     insert_gates(net.visual, 6)
     torch.save({name: tensor.half() for name, tensor in net.state_dict().items()}, tmp_path / "released.pt")
-    model = load(f"react_ViT-B-32:{tmp_path}/released.pt")
+    model = load(f"react_ViT-B-32:{tmp_path}/released.pt", quick_gelu=False)
     assert model.config["reactvl"]["last_k"] == 6
     wanted = net.state_dict()["visual.transformer.resblocks.11.gated_attn_block.attn.in_proj_weight"]
     assert torch.allclose(

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from reactvl.clip_imports import open_clip
 from reactvl.manifest import ModelId, ReactvlError
-from reactvl.models import folder, gates, hybrid, names, published, weights
+from reactvl.models import folder, gates, hybrid, weights
 from reactvl.models.packages import resolve
+from reactvl.progress import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +33,9 @@ class Model:
     `config` is what a model folder's `open_clip_config.json` holds: open_clip's `model_cfg` and `preprocess_cfg`, and
     under `reactvl` what this project adds (`last_k` gated layers, a convolutional `stem`).
     """
+
+    drawn = False  # the weights are random: an architecture that waits for weights
+    settled = True  # the activation is known, was said, or is the architecture's own; False where a gated one's is open
 
     def __init__(self, name: str, net: nn.Module, config: dict[str, Any]):
         self.name, self.config = name, config
@@ -82,20 +86,7 @@ class Model:
 
     @functools.cached_property
     def _tokenizer(self):
-        text = self.config["model_cfg"]["text_cfg"]
-        context = text.get("context_length", 77)
-        if text.get("hf_tokenizer_name"):
-            return open_clip.tokenizer.HFTokenizer(
-                resolve(text["hf_tokenizer_name"]),
-                context_length=context,
-                tokenizer_mode=text.get("tokenizer_mode"),
-                **text.get("tokenizer_kwargs", {}),
-            )
-        return (
-            open_clip.get_tokenizer(self.name.partition(":")[0], context_length=context)
-            if "siglip" in self.name.lower()
-            else (open_clip.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {})))
-        )
+        return tokenizer(self.config["model_cfg"]["text_cfg"], Path(self.name))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, context length) int64."""
@@ -131,82 +122,24 @@ class Model:
         return Classifier(self, classes, templates)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a model folder (see `folder.py`)."""
+        """Write a model folder (see `folder.py`), with the files of a tokenizer that is not open_clip's own: open_clip reads
+        it from there."""
         folder.write(Path(path), self.net, self.config, dtype)
+        named = str(self.config["model_cfg"]["text_cfg"].get("hf_tokenizer_name") or "package:")
+        if not named.startswith("package:"):
+            try:
+                self._tokenizer.save_pretrained(str(path))
+            except ReactvlError as fault:  # the weights, perhaps of hours of training, are not lost for it
+                say(f"{path}: written without its tokenizer, which will be looked for on the hub: {fault}")
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, dim={self.id.dim}, gated layers={gates.gated_layers(self.net.visual)})"
 
 
-def build(text: str) -> Model:
-    """The model of a name or folder; raises ReactvlError in one line that says what to do."""
-    name = names.parse(text, open_clip.list_models())
-    if name.kind == "folder":
-        return read_folder(Path(name.name), text)
-    if name.kind == "hub":
-        net = fetched(text, name.name, None)
-        return Model(
-            text, net, config_of(net, open_clip.factory._get_hf_config(name.name.removeprefix("hf-hub:"))["model_cfg"])
-        )
-    if name.tag is None:
-        tags = [*open_clip.list_pretrained_tags_by_model(name.name), *published.tags(name.name, name.last_k)]
-        raise ReactvlError(
-            f"{text}: which weights? name a tag, as in {text}:{tags[0] if tags else 'weights.pt'} (known: {', '.join(tags)})"
-        )
-    return named(text, name)
-
-
-def named(text: str, name: names.ModelName) -> Model:
-    """An architecture of open_clip with weights: a tag of open_clip's, a published checkpoint of REACT's, or a file."""
-    release = published.find(name.name, name.last_k, name.tag)
-    if release is None and name.weights_file is None:
-        tags = {names.fold(tag): tag for tag in open_clip.list_pretrained_tags_by_model(name.name)}
-        if name.last_k or names.fold(name.tag) not in tags:
-            tags = published.tags(name.name, name.last_k) if name.last_k else list(tags.values())
-            raise ReactvlError(f"{text}: no such tag; known: {', '.join(tags)}")
-        net = fetched(text, name.name, tags[names.fold(name.tag)])
-        config = config_of(net, open_clip.get_model_config(name.name))
-        config["model_cfg"]["quick_gelu"] = uses_quick_gelu(net)
-        return Model(text, net, config)
-
-    config = {"model_cfg": open_clip.get_model_config(name.name), "preprocess_cfg": {}, "reactvl": {}}
-    if release:
-        config["model_cfg"]["quick_gelu"] = release.quick_gelu
-        if release.half_mean:
-            config["preprocess_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    if name.last_k:
-        config["reactvl"]["last_k"] = name.last_k
-    net = construct(config)
-    path = published.fetch(release) if release else name.weights_file
-    weights.load_strictly(net, weights.read(path), str(path))
-    return Model(
-        text,
-        net,
-        {**config, **config_of(net, config["model_cfg"], config["preprocess_cfg"]), "reactvl": config["reactvl"]},
-    )
-
-
-def fetched(text: str, name: str, tag: str | None) -> nn.Module:
-    """open_clip's model with its own weights, from the cache or the hub."""
-    quick_gelu = bool(tag and (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
-    try:
-        return open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick_gelu, require_pretrained=True)
-    except Exception as fault:  # open_clip and the hub raise many kinds; the reason is passed on whole
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise ReactvlError(f"{text}: its weights could not be loaded ({reason})") from fault
-
-
-def read_folder(path: Path, name: str) -> Model:
-    """A model folder, or the final model of a customize stage's folder."""
-    home = path / "model" if (path / "model").is_dir() else path
-    config = folder.read_config(home)
-    net = construct(config)
-    folder.load(home, net, config)
-    return Model(name, net, config)
-
-
 def construct(config: dict[str, Any]) -> nn.Module:
-    """The network of a config, its packaged towers loaded, all else at PyTorch's initialisation."""
+    """The network of a config, its packaged towers loaded, all else at PyTorch's initialisation. Nothing is downloaded but the
+    description of a text tower that the config names on the hub. Raises ReactvlError for CoCa's models, and for a tower that
+    open_clip or timm cannot make."""
     model_cfg = copy.deepcopy(config["model_cfg"])
     extra = config.get("reactvl", {})
     text = model_cfg["text_cfg"]
@@ -215,10 +148,22 @@ def construct(config: dict[str, Any]) -> nn.Module:
         quiet_transformers()
         text["hf_model_name"] = resolve(text["hf_model_name"])
         text["hf_model_pretrained"] = packaged
+    if model_cfg["vision_cfg"].get("timm_model_name"):
+        model_cfg["vision_cfg"]["timm_model_pretrained"] = False
     custom = model_cfg.pop("custom_text", False) or bool(text.get("hf_model_name"))
     if "multimodal_cfg" in model_cfg:
         raise ReactvlError("CoCa models have a caption decoder and no plain text tower; choose a CLIP model")
-    net = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**model_cfg)
+    try:
+        net = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**model_cfg)
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as fault:  # an unknown timm model, a text tower's hub
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        raise ReactvlError(f"open_clip {open_clip.__version__} cannot make this model's towers ({reason})") from fault
     if "stem" in extra:
         hybrid.insert_stem(net.visual, extra["stem"]["architecture"], extra["stem"].get("weights"))
     if extra.get("last_k"):
@@ -226,12 +171,50 @@ def construct(config: dict[str, Any]) -> nn.Module:
     return net
 
 
+class NotDrawn(torch.overrides.TorchFunctionMode):
+    """Within it, new parameters are not filled with random numbers: for networks whose every tensor is loaded next."""
+
+    DRAWS = frozenset(
+        [Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_]
+        + [getattr(nn.init, f"{kind}_{law}_") for kind in ("kaiming", "xavier") for law in ("normal", "uniform")]
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def tokenizer(text_cfg: dict[str, Any], home: Path) -> Any:
+    """The tokenizer of a text tower's config, as open_clip chooses it: one of the Hugging Face kind where the config names one
+    (from the model's folder `home` where its files lie there, a package, or the hub), else CLIP's own."""
+    context, options = text_cfg.get("context_length", 77), text_cfg.get("tokenizer_kwargs", {})
+    named = text_cfg.get("hf_tokenizer_name")
+    if not named:
+        return open_clip.SimpleTokenizer(context_length=context, **options)
+    homes = [place for place in (home, home / "model") if (place / "tokenizer_config.json").is_file()]
+    quiet_transformers()
+    try:
+        return open_clip.tokenizer.HFTokenizer(
+            str(homes[0]) if homes and not named.startswith("package:") else resolve(named),
+            context_length=context,
+            tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            **options,
+        )
+    except (OSError, ValueError, ImportError) as fault:
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        raise ReactvlError(
+            f"the tokenizer {named} could not be loaded ({reason}): check the connection, or put its files into the model's folder"
+        ) from None
+
+
 def quiet_transformers() -> None:
     """Its bars and reports of unused tensors say nothing to our users; what does not fit is an error of our own loader."""
     try:
         import transformers
     except ImportError:
-        raise ReactvlError("this model's text tower needs transformers: pip install 'reactvl[demo]'") from None
+        raise ReactvlError("this model's text needs transformers: pip install 'reactvl[demo]'") from None
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

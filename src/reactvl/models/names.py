@@ -3,7 +3,9 @@
 ViT-B-32:openai              open_clip's name and pretrained tag (names are case-sensitive, tags fold case)
 ViT-B/32                     OpenAI's spelling: ViT-B-32:openai
 react_ViT-B-32:react_clip_ret_laion400m      REACT's gated model with a published checkpoint
-ViT-B-32:weights.pt          open_clip's name with a state dict of one's own
+react_ViT-B-32:openai        the same with open_clip's weights: its gates are shut
+ViT-B-32:weights.pt          open_clip's name with a file of one's own (any form that `weights.py` reads)
+react_ViT-B-16-quickgelu:weights.pt, react_ViT-B-16-gelu:weights.pt      the activation said in the name, of any model
 hf-hub:... , local-dir:...   open_clip's prefixes
 run/customized, base/        a folder: a customize stage's output or a model folder
 """
@@ -33,11 +35,18 @@ class ModelName:
     name: str
     tag: str | None = None
     last_k: int = 0  # gated layers; 0 for a plain model
+    quick_gelu: bool | None = None  # the activation that the name says, if it says one
+    stem: str = ""  # the name as it was typed, without the activation
 
     @property
     def weights_file(self) -> Path | None:
         """The tag when it is a file of weights."""
         return Path(self.tag) if self.tag and looks_like_path(self.tag) else None
+
+    def spelled(self, quick_gelu: bool | None) -> str:
+        """The name that means this model with this activation, so that other processes load the same by it."""
+        suffix = "" if quick_gelu is None else "-quickgelu" if quick_gelu else "-gelu"
+        return f"{self.stem}{suffix}" + (f":{self.tag}" if self.tag else "")
 
 
 def parse(text: str, known: list[str]) -> ModelName:
@@ -51,17 +60,29 @@ def parse(text: str, known: list[str]) -> ModelName:
         return existing(text.removeprefix("local-dir:"))
     if Path(text).is_dir() and looks_like_path(text):
         return ModelName("folder", text)
-    if text.replace("/", "-") in known and "/" in text:
-        return ModelName("named", text.replace("/", "-"), "openai")
     name, _, tag = text.partition(":")
-    plain, last_k = GATED.get(name, (ALIASES.get(name, name), 0))
-    if plain in known:
-        return ModelName("named", plain, tag or None, last_k)
+    if "/" in text and text.replace("/", "-") in known:  # OpenAI's spelling
+        name, tag = text.replace("/", "-"), "openai"
+    if found := architecture(name, known):
+        plain, last_k, quick_gelu, stem = found
+        return ModelName("named", plain, tag or None, last_k, quick_gelu, stem)
     if Path(text).is_dir() or looks_like_path(text):
         return existing(text)
     near = difflib.get_close_matches(name, [*known, *GATED], n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "`reactvl models` lists the names"
     raise ReactvlError(f"{text}: no such model; {hint}")
+
+
+def architecture(name: str, known: list[str]) -> tuple[str, int, bool | None, str] | None:
+    """open_clip's architecture, the number of gated layers, the activation that the name says, and the name without it; None
+    for a name that is no model's. open_clip has `-quickgelu` names of some architectures; here every one has both."""
+    stem, _, last = name.rpartition("-")
+    said = {"quickgelu": True, "gelu": False}.get(last)
+    for tried, quick_gelu in ((name, said), (stem, said)):
+        plain, last_k = GATED.get(tried, (ALIASES.get(tried, tried), 0))
+        if plain in known and (tried == name or said is not None):
+            return plain, last_k, quick_gelu, name if said is None else stem
+    return None
 
 
 def looks_like_path(text: str) -> bool:

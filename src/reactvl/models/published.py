@@ -3,10 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-from reactvl.manifest import ReactvlError
+from reactvl.models import hub
 from reactvl.models.names import GATED, fold
 
 REPOSITORY = "react-vl/react-in1k"
+PARAMETERS = {  # of the models that releases are of
+    "ViT-B-32": 151_277_313,
+    "ViT-B-16": 149_620_737,
+    "react_ViT-B-32": 193_804_557,
+    "react_ViT-B-16": 192_147_981,
+    "react_ViT-L-14": 503_193_869,
+    "react_ViT-bigG-14": 2_938_547_737,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +32,15 @@ class Release:
     def quick_gelu(self) -> bool:
         """The activation follows from the base that the tag names: OpenAI's CLIP or OpenCLIP's."""
         return self.tag.startswith("react_clip_")
+
+    @property
+    def parameters(self) -> int:
+        return PARAMETERS[self.model]
+
+    @property
+    def bytes(self) -> int:
+        """About the size of the file: its tensors are float16."""
+        return 2 * self.parameters
 
 
 CLIP = "react_clip_ret_laion400m"
@@ -67,13 +84,6 @@ def find(architecture: str, last_k: int, tag: str) -> Release | None:
 
 def fetch(release: Release) -> Path:
     """The checkpoint's file, from the hub's cache or the hub; ReactvlError when it cannot be had."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(REPOSITORY, release.file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise ReactvlError(
-            f"{release.model}:{release.tag}: {REPOSITORY}/{release.file} could not be fetched ({reason})"
-        ) from None
+    named = f"{release.model}-{'quickgelu' if release.quick_gelu else 'gelu'}:{release.file}"
+    instead = "" if release.half_mean else f"fetch it elsewhere and give it as {named}"  # a bare file has OpenAI's mean
+    return hub.fetch(REPOSITORY, release.file, instead=instead)
