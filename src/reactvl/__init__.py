@@ -29,6 +29,7 @@ HOMES = {
     "pack": "reactvl.pack",
     "catalog": "reactvl.catalog",
     "export": "reactvl.export",
+    "download": "reactvl.download",
     "import_embeddings": "reactvl.importing",
     "run": "reactvl.recipe",
     "open": "reactvl.recipe",
