@@ -116,7 +116,7 @@ class Hub:
 @contextlib.contextmanager
 def serving() -> Iterator[Hub]:
     hub = Hub()
-    thread = threading.Thread(target=hub.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

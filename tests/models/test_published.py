@@ -220,6 +220,9 @@ def test_models_of_the_hub_by_hf_hub(tmp_path, monkeypatch):
         assert load("hf-hub:someone/gated").id.sha256 == gated.id.sha256
         with pytest.raises(ReactvlError, match="has no such repository"):
             load("hf-hub:no/body")
+        hub.put("someone/empty", tmp_path / "plain" / "open_clip_config.json")
+        with pytest.raises(ReactvlError, match="neither the hub nor the cache has weights of it"):
+            load("hf-hub:someone/empty")
         from huggingface_hub import constants
 
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

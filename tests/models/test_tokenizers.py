@@ -35,7 +35,12 @@ def write_words(folder: Path) -> None:
     """A tokenizer of Hugging Face's kind with forty words, which ends texts with </s> and pads with <pad>."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = ["<pad>", "</s>", "<unk>", *["a", "red", "panda", "two", "raccoons", "one", "tree", "words", "that", "nobody", "knows"]]
+    words = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *["a", "red", "panda", "two", "raccoons", "one", "tree", "words", "that", "nobody", "knows"],
+    ]
     made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

@@ -12,7 +12,9 @@ import math
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,9 +59,9 @@ def read(path: Path | str) -> dict[str, Tensor]:
             return Archive(file, Path(path).stat().st_size).state()
     except Refused as fault:
         raise ReactvlError(f"{path}: not an archive of weights: {fault}") from None
-    except (zipfile.BadZipFile, EOFError) as fault:
+    except (zipfile.BadZipFile, EOFError, zlib.error, struct.error) as fault:
         raise ReactvlError(f"{path}: the archive is damaged or cut short ({fault}); fetch it again") from None
-    except (OSError, NotImplementedError, RuntimeError) as fault:
+    except (OSError, NotImplementedError, RuntimeError, ValueError) as fault:
         raise ReactvlError(f"{path}: cannot be read ({fault})") from None
 
 

@@ -15,63 +15,57 @@ from reactvl.manifest import ReactvlError, own
 WAIT = 24 * 3600.0  # seconds for another process that fetches the same file
 
 
+class Missing(ReactvlError):
+    """The repository has no such file, or (offline) the cache has not."""
+
+
 def fetch(repository: str, file: str, *, dataset: bool = False, instead: str = "") -> Path:
     """The path of a repository's file in the cache, fetched where it is not there or not the newest.
 
-    Offline (HF_HUB_OFFLINE, or no connection) the cached file serves. Raises ReactvlError that says why there is none and what
-    to do; `instead` is a further way out ("give the file as NAME:FILE").
+    Offline (HF_HUB_OFFLINE, or a hub that does not answer) the cached file serves. Raises ReactvlError that says why there is
+    none and what to do; `instead` is a further way out ("give the file as NAME:FILE").
     """
-    import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     kind = "dataset" if dataset else "model"
     try:
-        if not constants.HF_HUB_OFFLINE:
-            try:
-                complete(repository, file, kind)
-                return Path(huggingface_hub.hf_hub_download(repository, file, repo_type=kind))
-            except Exception:
-                if cached := lookup(repository, file, kind):
-                    return cached
-                raise
-        return Path(huggingface_hub.hf_hub_download(repository, file, repo_type=kind, local_files_only=True))
+        if constants.HF_HUB_OFFLINE:
+            return Path(hf_hub_download(repository, file, repo_type=kind, local_files_only=True))
+        url = hf_hub_url(repository, file, repo_type=kind)
+        try:
+            about = get_hf_file_metadata(url)
+        except Exception:
+            cached = try_to_load_from_cache(repository, file, repo_type=kind)
+            if isinstance(cached, str):
+                return Path(cached)
+            raise
+        if about.size and re.fullmatch(r"[0-9a-f]{40,64}", about.etag or ""):  # it becomes a file's name
+            complete(repository, kind, file, url, about.etag, about.size)
+        return Path(hf_hub_download(repository, file, repo_type=kind))
     except ReactvlError:
         raise
     except Exception as fault:  # the hub's client and the transport under it raise many kinds, others in every version
-        raise ReactvlError(told(repository, file, fault, instead)) from None
+        raise told(repository, file, fault, instead) from None
 
 
-def lookup(repository: str, file: str, kind: str) -> Path | None:
-    """The cached file, without asking the hub."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(repository, file, repo_type=kind)
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def complete(repository: str, file: str, kind: str) -> None:
+def complete(repository: str, kind: str, file: str, url: str, etag: str, size: int) -> None:
     """Bring the file's blob into the cache, going on from what an earlier run fetched.
 
     Large files' etag is the SHA-256 of their bytes, which is checked.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    url = hf_hub_url(repository, file, repo_type=kind)
-    about = get_hf_file_metadata(url)
-    if not about.etag or not about.size or not re.fullmatch(r"[0-9a-f]{40,64}", about.etag):
-        return  # not the hub's way of large files; hf_hub_download judges it
     blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind) / "blobs"
-    blob, part = blobs / about.etag, blobs / f"{about.etag}.reactvl.part"
+    blob, part, lock = blobs / etag, blobs / f"{etag}.reactvl.part", blobs / f"{etag}.reactvl.lock"
     if blob.exists():
         return
     blobs.mkdir(parents=True, exist_ok=True)
-    lock = blobs / f"{about.etag}.reactvl.lock"
     with own(lock, WAIT) as free:
         try:
             if free and not blob.exists():  # not fetched by another process meanwhile
-                bring(url, part, about.size, file)
-                check(part, about.etag, f"{repository}/{file}")
+                bring(url, part, size, file)
+                check(part, etag, f"{repository}/{file}")
                 os.replace(part, blob)
         finally:
             if free:
@@ -111,30 +105,30 @@ def check(part: Path, etag: str, what: str) -> None:
         )
 
 
-def told(repository: str, file: str, fault: Exception, instead: str) -> str:
+def told(repository: str, file: str, fault: Exception, instead: str) -> ReactvlError:
     """Why a file cannot be had, and what to do, in one line."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     what, where = f"{repository}/{file}", constants.ENDPOINT
     out = f", or {instead}" if instead else ""
-    reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].strip()[:200]
-    if constants.HF_HUB_OFFLINE:
-        return f"{what}: not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set: unset it once to fetch it{out}"
     if isinstance(fault, HFValidationError):
-        return f"{what}: not a repository's name; use OWNER/NAME"
+        return ReactvlError(f"{what}: not a repository's name; use OWNER/NAME")
+    if constants.HF_HUB_OFFLINE:
+        return Missing(
+            f"{what}: not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set: unset it once to fetch it{out}"
+        )
     if isinstance(fault, GatedRepoError):
-        return (
-            f"{what}: the repository asks for consent: accept its terms on {where}/{repository}, then `hf auth login`"
+        return ReactvlError(
+            f"{what}: asks for consent: accept its terms on {where}/{repository}, then `hf auth login`{out}"
         )
     if isinstance(fault, RepositoryNotFoundError) or getattr(getattr(fault, "response", None), "status_code", 0) == 401:
-        return f"{what}: {where} has no such repository, or it is private: check the name, or `hf auth login`{out}"
-    if isinstance(fault, EntryNotFoundError) and not isinstance(fault, LocalEntryNotFoundError):
-        return f"{what}: the repository on {where} has no such file{out}"
-    return f"{what}: could not be fetched from {where} ({reason}): check the connection and run the same again{out}"
+        return ReactvlError(
+            f"{what}: {where} has no such repository, or it is private: check the name, or `hf auth login`{out}"
+        )
+    if isinstance(fault, EntryNotFoundError):
+        return Missing(f"{what}: the repository on {where} has no such file{out}")
+    reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].strip()[:200]
+    return ReactvlError(
+        f"{what}: could not be fetched from {where} ({reason}): check the connection and the disk, and run the same again{out}"
+    )

@@ -161,25 +161,26 @@ def tagged(text: str, name: names.ModelName, tag: str, said: bool | None) -> Mod
 
 def from_hub(text: str) -> Model:
     """A model folder on the hub: an open_clip one, or a gated one of this project's. Its files go through the cache."""
-    config, file = fetch_hub(text)
-    path = Path(config).parent
-    described = folder.read_config(path)
+    config, path = fetch_hub(text)
+    described, file = folder.read_config(config.parent), weights.open_file(path)
+    quick_gelu = bool(described["model_cfg"].get("quick_gelu"))
+    activation.check_file(text, file, text, quick_gelu=quick_gelu, settled=True)
     with NotDrawn():
         net = construct(described)
-    weights.load_strictly(net, weights.read(file), f"{text} ({file.name})")
+    weights.load_strictly(net, file.state, f"{text} ({path.name})")
     return Model(text, net, described)
 
 
 def fetch_hub(text: str) -> tuple[Path, Path]:
     """Config and weights of `hf-hub:OWNER/NAME` in the cache."""
     repository = text.removeprefix("hf-hub:")
-    config, fault = hub.fetch(repository, folder.CONFIG), None
+    config = hub.fetch(repository, folder.CONFIG)
     for name in weights.OF_A_FOLDER[:4]:
-        try:
+        with contextlib.suppress(hub.Missing):
             return config, hub.fetch(repository, name)
-        except ReactvlError as missing:
-            fault = fault or missing
-    raise fault
+    raise ReactvlError(
+        f"{text}: neither the hub nor the cache has weights of it ({', '.join(weights.OF_A_FOLDER[:4])})"
+    )
 
 
 def read_folder(path: Path, name: str) -> Model:
