@@ -106,7 +106,7 @@ def test_weights_go_into_the_cache_where_their_name_finds_them(hub, tmp_path, ca
         ("ViT-Q-32:openai", "no such model"),
         ("ViT-B-32:weights.pt", "nothing to fetch"),
         ("react_ViT-L-14:react_clip_ret_laion2b", "has no such repository"),
-        ("ViT-B-32:openai", "could not be loaded"),
+        ("ViT-B-32:openai", "has no such repository.*give them as ViT-B-32:FILE"),
     ],
 )
 def test_what_cannot_be_fetched_is_said_in_one_line(hub, what, says):

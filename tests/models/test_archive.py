@@ -225,12 +225,12 @@ def test_damaged_archives_are_refused(whole, tmp_path):
 
 
 def test_no_change_of_bytes_makes_more_than_a_refusal(whole, tmp_path):
-    """Eight hundred archives with a few bytes changed, half of them in the pickle: tensors or ReactvlError, nothing else."""
+    """Four hundred archives with a few bytes changed, half of them in the pickle: tensors or ReactvlError, nothing else."""
     sound = whole().read_bytes()
     pickle_at = sound.index(b"x/data.pkl") + 30
     random = np.random.default_rng(0)
     path, refusals = tmp_path / "fuzzed.pt", 0
-    for number in range(800):
+    for number in range(400):
         data = bytearray(sound)
         span = (pickle_at, pickle_at + 600) if number % 2 else (0, len(sound))
         for place in random.integers(*span, size=1 + number % 4):
@@ -240,4 +240,4 @@ def test_no_change_of_bytes_makes_more_than_a_refusal(whole, tmp_path):
             assert all(isinstance(tensor, torch.Tensor) for tensor in archive.read(path).values())
         except ReactvlError:
             refusals += 1
-    assert refusals > 500
+    assert refusals > 200

@@ -1,5 +1,6 @@
 """Files of the hub, against a hub on this machine: cached, resumed, checked; every fault in one line with its way out."""
 
+import concurrent.futures
 import subprocess
 import sys
 import time
@@ -67,6 +68,14 @@ def test_a_killed_download_goes_on_from_what_it_has(hub, tmp_path):
     assert fetched(hub)[asked:] == [kept]
     (blob,) = [path for path in (tmp_path / "home").rglob("blobs/*") if path.is_file()]
     assert blob.read_bytes() == DATA
+
+
+def test_processes_that_want_the_same_file_fetch_it_once(hub):
+    """As torchrun's do. Threads here: the lock is of the open file, not of the process."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: client.fetch(REPOSITORY, NAME), range(4)))
+    assert len(set(paths)) == 1 and paths[0].read_bytes() == DATA
+    assert fetched(hub) == [0]
 
 
 def test_bytes_that_arrive_changed_are_not_kept(hub):

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from commands import typed
 
+from reactvl.cli import main
 from reactvl.clip_imports import open_clip
 from reactvl.models import published
 from reactvl.models.listing import models, size
@@ -43,7 +43,7 @@ def test_what_is_not_there_gives_nothing(capsys):
     assert shown(capsys, "nothing is called so") == ""
 
 
-def test_the_command_shows_it():
-    done = typed("models", "react_ViT-bigG-14")
-    assert done.returncode == 0, done.stderr
-    assert "2,938,547,737" in done.stdout and "81.0" in done.stdout
+def test_the_command_shows_it(capsys):
+    assert main(["models", "react_ViT-bigG-14"]) == 0
+    out = capsys.readouterr().out
+    assert "2,938,547,737" in out and "81.0" in out

@@ -11,7 +11,7 @@ from reactvl.manifest import ReactvlError
 from reactvl.models import load, loading, published, weights
 from reactvl.models.gates import gate_openings, gated_layers
 from reactvl.models.model import NotDrawn, construct
-from reactvl.models.names import GATED
+from reactvl.models.names import GATED, parse
 
 TOWERS = {  # layers x width, gated layers, parameters of a gate, of the base, of both
     "react_ViT-B-32": (12, 768, range(6, 12), 7_087_874, 151_277_313, 193_804_557),
@@ -94,6 +94,18 @@ def test_every_release_has_its_activation_and_its_mean(release, monkeypatch, tmp
     assert model.image_size == 224 and model.interpolation == "bicubic" and model.resize_mode == "shortest"
     assert {parameter.dtype for parameter in model.net.parameters()} == {torch.float32}
     assert model.name.startswith(release.model)
+
+
+def test_reacts_spelling_of_bigg_is_bigg():
+    """And open_clip's ViT-g-14 is another model."""
+    known = open_clip.list_models()
+    tag = "react_openclip_laion2b_ret_laion2b"
+    for text in ("react_ViT-G-14", "react_ViT-bigG-14"):
+        name = parse(f"{text}:{tag}", known)
+        assert published.find(name.name, name.last_k, name.tag).model == "react_ViT-bigG-14"
+    assert parse(f"ViT-g-14:{tag}", known).name == "ViT-g-14"
+    with pytest.raises(ReactvlError, match="no such model"):
+        parse(f"react_ViT-g-14:{tag}", known)
 
 
 @pytest.mark.parametrize("spoilt", ["lacks a gate", "has one more", "of another model"])
@@ -180,7 +192,15 @@ def test_open_clips_own_tags_come_from_the_same_hub(tmp_path, monkeypatch, small
     assert gated_layers(fresh.net.visual) == [1] and fresh.config["reactvl"] == {"last_k": 1}
     assert fresh.id == load(gated).id != plain.id
     assert plain.config["model_cfg"]["quick_gelu"] is True
-    assert len(hub.fetched("someone/small/open_clip_model.safetensors")) == 1
+    path = loading.fetch_weights(text)
+    assert path.is_relative_to(tmp_path / "cache") and path.name == "open_clip_model.safetensors"
+    assert hub.fetched("someone/small/open_clip_model.safetensors") == [0]
+    with pytest.raises(ReactvlError, match="no such tag; known: published"):
+        load("Small:other")
+    path.resolve().write_bytes(b"damaged")
+    with pytest.raises(ReactvlError, match="if it is damaged, delete it") as fault:
+        load(text)
+    assert str(path) in str(fault.value)
 
 
 @pytest.fixture
@@ -229,5 +249,8 @@ def test_models_of_the_hub_by_hf_hub(tmp_path, monkeypatch):
         assert load("hf-hub:someone/gated").id.sha256 == gated.id.sha256
         with pytest.raises(ReactvlError, match="HF_HUB_OFFLINE"):
             load("hf-hub:no/body")
+        with pytest.raises(ReactvlError, match=r"cannot be had .*HF_HUB_OFFLINE.*give them as ViT-B-32:FILE") as fault:
+            load("ViT-B-32:openai")
+        assert "\n" not in str(fault.value)
         with pytest.raises(ReactvlError, match=r"react_ViT-B-16-quickgelu:clip-vit-base-16-gated-image\.pt"):
             load("react_ViT-B-16:react_clip_ret_laion400m")

@@ -3,9 +3,8 @@ answers wrongly; here it is known, told by the user, or refused.
 
 Known are published checkpoints and open_clip's tags, folders and hub models (their config says it), and OpenAI's own files
 (they carry buffers that no other model has). A plain state dict says nothing: it is taken, as open_clip takes it, to be what the
-architecture's config says. A gated one is REACT's, whose bases were of both kinds under one name: the user says which, by
-`--force-quick-gelu` and `--no-force-quick-gelu` (`load(..., quick_gelu=True | False)`) or by the name, `react_ViT-B-32-quickgelu`
-and `react_ViT-B-32-gelu`.
+architecture's config says. A gated one is REACT's, whose bases were of both kinds under one name: the user says which, by the
+name, `react_ViT-B-32-quickgelu` or `react_ViT-B-32-gelu`, or by `--force-quick-gelu` (`load(..., quick_gelu=True | False)`).
 """
 
 from typing import TYPE_CHECKING
@@ -29,8 +28,8 @@ def check_known(text: str, known: bool, said: bool | None, source: str) -> None:
     """ReactvlError when the user says otherwise than what is known."""
     if said is not None and said != known:
         raise ReactvlError(
-            f"{text}: {source} was made with {WORDS[known]}; leave out --{'' if said else 'no-'}force-quick-gelu "
-            f"(quick_gelu={said}) and `-{'quickgelu' if said else 'gelu'}` in the name"
+            f"{text}: {source} was made with {WORDS[known]}; leave out {'--force-quick-gelu, ' if said else ''}"
+            f"quick_gelu={said} and `-{'quickgelu' if said else 'gelu'}` in the name"
         )
 
 
@@ -45,6 +44,6 @@ def check_file(text: str, file: "WeightsFile", name: str, *, quick_gelu: bool, s
         )
     if file.gated and not file.openai and not settled:
         raise ReactvlError(
-            f"{text}: nothing in a gated file says whether its base has QuickGELU (OpenAI's) or GELU (OpenCLIP's): pass "
-            f"--force-quick-gelu or --no-force-quick-gelu (quick_gelu=True or False), or spell the name {plain}-quickgelu or {plain}-gelu"
+            f"{text}: nothing in a gated file says whether its base has QuickGELU (OpenAI's) or GELU (OpenCLIP's): spell "
+            f"the name {plain}-quickgelu or {plain}-gelu, or pass --force-quick-gelu (quick_gelu=True or False)"
         )

@@ -79,11 +79,7 @@ def fetch_weights(text: str) -> Path:
     if name.kind == "named" and name.tag and name.weights_file is None:
         if release := published.find(name.name, name.last_k, name.tag):
             return published.fetch(release)
-        if about := open_clip.get_pretrained_cfg(name.name, open_clip_tag(text, name)):
-            try:
-                return Path(open_clip.pretrained.download_pretrained(about))
-            except Exception as fault:  # as in `tagged`
-                raise unavailable(text, name, fault) from fault
+        return fetch_tag(text, name, open_clip.get_pretrained_cfg(name.name, open_clip_tag(text, name)))
     raise ReactvlError(f"{text}: nothing to fetch; `reactvl models` lists what is published (NAME:TAG)")
 
 
@@ -95,12 +91,21 @@ def open_clip_tag(text: str, name: names.ModelName) -> str:
     return tags[names.fold(name.tag)]
 
 
-def unavailable(text: str, name: names.ModelName, fault: Exception) -> ReactvlError:
-    reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-    return ReactvlError(
-        f"{text}: its weights could not be loaded ({reason}): check the connection (and HF_HUB_OFFLINE), or fetch them elsewhere "
-        f"and give them as {name.stem}:FILE"
-    )
+def fetch_tag(text: str, name: names.ModelName, about: dict[str, Any]) -> Path:
+    """The file of a tag of open_clip's, from the cache, the hub (resumed, as ours are) or the address that it knows."""
+    instead = f"fetch the weights elsewhere and give them as {name.stem}:FILE"
+    repository, _, file = (about.get("hf_hub") or "").rpartition("/")
+    file = file or open_clip.constants.HF_WEIGHTS_NAME
+    for wanted in (*open_clip.pretrained._get_safe_alternatives(file), file) if repository else ():
+        with contextlib.suppress(hub.Missing):
+            return hub.fetch(repository, wanted, instead=instead)
+    try:
+        return Path(open_clip.download_pretrained(about))
+    except Exception as fault:  # open_clip, the hub's client and urllib raise many kinds; the reason is passed on
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        raise ReactvlError(
+            f"{text}: its weights cannot be had ({reason}): check the connection (and HF_HUB_OFFLINE), or {instead}"
+        ) from fault
 
 
 def known_tags(name: names.ModelName) -> list[str]:
@@ -145,10 +150,14 @@ def tagged(text: str, name: names.ModelName, tag: str, said: bool | None) -> Mod
     about = open_clip.get_pretrained_cfg(name.name, tag) or {}
     quick_gelu = bool(about.get("quick_gelu") or open_clip.get_model_config(name.name).get("quick_gelu"))
     activation.check_known(text, quick_gelu, said, f"open_clip's tag {tag}")
+    path = fetch_tag(text, name, about)
     try:
         net = open_clip.create_model(name.name, pretrained=tag, force_quick_gelu=quick_gelu, require_pretrained=True)
-    except Exception as fault:  # open_clip and the hub raise many kinds; the reason is passed on whole
-        raise unavailable(text, name, fault) from fault
+    except Exception as fault:  # as in `fetch_tag`
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        raise ReactvlError(
+            f"{text}: {path} could not be loaded ({reason}); if it is damaged, delete it and run again"
+        ) from fault
     config = config_of(net, open_clip.get_model_config(name.name))
     config["model_cfg"]["quick_gelu"] = uses_quick_gelu(net)
     if name.last_k:
