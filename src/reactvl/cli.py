@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "import_embeddings",
         "vectors that others made: index folders, FAISS files, TSVs, npy",
     ),
-    "export": ("reactvl.export", "export", "retrieved pairs as files, as REACT's tree or as shards of their own"),
+    "export": ("reactvl.export", "export", "pairs as files or shards; models for open_clip, REACT's code or ONNX"),
     "download": ("reactvl.download", "download", "REACT's published pairs, or a model's weights, from the hub"),
     "models": ("reactvl.models.listing", "models", "names and tags that a model can have"),
     "verify": ("reactvl.recipe", "verify", "check every file of a stage's folder against its manifest"),

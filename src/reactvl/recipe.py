@@ -263,6 +263,10 @@ def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> A
         from reactvl.handles.catalog import Catalog
 
         return Catalog(folder)
+    if stage == "customize" or (Path(folder) / "open_clip_config.json").exists():  # the latter an exported model
+        from reactvl.models import load
+
+        return load(f"./{folder}" if "/" not in str(folder) else str(folder))
     if stage in ("pack", "export"):
         from reactvl.handles.pool import Pool
 
@@ -275,10 +279,6 @@ def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> A
         from reactvl.handles.pairs import Pairs
 
         return Pairs(folder)
-    if stage == "customize":
-        from reactvl.models import load
-
-        return load(f"./{folder}" if "/" not in str(folder) else str(folder))
     if stage == "evaluate":
         from reactvl.handles.scores import Scores
 
