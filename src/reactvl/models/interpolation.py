@@ -23,6 +23,8 @@ from reactvl.models.model import Model
 def interpolated(base: Model, tuned: Model, share: float) -> Model:
     """A new model at `share` of the way: 0 computes what `base` does, 1 is `tuned`, tensor for tensor.
 
+    It keeps the tuned model's name, by which its tokenizer is found, and has an identity (`id.sha256`) of its own.
+
     Raises ReactvlError for a share outside [0, 1] and for models that are not of one architecture but for the tuned one's gates.
     """
     if not 0 <= share <= 1:
@@ -32,7 +34,7 @@ def interpolated(base: Model, tuned: Model, share: float) -> Model:
     net = copy.deepcopy(tuned.net)
     mixed = {name: between(name, old.get(name), tensor, share) for name, tensor in new.items()}
     net.load_state_dict(mixed)
-    return Model(f"{tuned.name}@{share:g}", net, copy.deepcopy(tuned.config))
+    return Model(tuned.name, net, copy.deepcopy(tuned.config))
 
 
 def between(name: str, old: Tensor | None, new: Tensor, share: float) -> Tensor:
