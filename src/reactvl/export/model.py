@@ -151,12 +151,10 @@ def written(stage: Stage, write: Callable[[Path], tuple[dict, str]]) -> tuple[di
 
 
 def write_folder(model: Model, folder: Path, options: dict[str, Any]) -> tuple[dict, str]:
-    """The model folder; a Hugging Face tokenizer goes with it, because open_clip looks for it there."""
+    """The model folder."""
     model.save(folder, DTYPES[options["precision"]])
     if why := foreign(model):
         return {"open_clip": False}, f"model folder {{out}}: this package loads it ({why})"
-    if model.config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
-        model._tokenizer.tokenizer.save_pretrained(folder)
     return {"open_clip": True}, 'open_clip folder {out}: open_clip.create_model_and_transforms("local-dir:{out}")'
 
 
