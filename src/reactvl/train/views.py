@@ -24,7 +24,7 @@ from reactvl.manifest import replacing, sha256_json, write_json
 from reactvl.models.encoder import autocast
 from reactvl.progress import progress
 from reactvl.train.augmentation import Augment
-from reactvl.train.loader import batches
+from reactvl.train.loader import Augmentation, batches
 from reactvl.train.pairs import TrainingPairs
 
 BATCH = 128
@@ -67,15 +67,16 @@ class ViewFeatures:
         return torch.from_numpy(np.stack(picked).astype(np.float32))
 
 
-def key(augment: Augment, lower_digest: str, size: int) -> str:
+def key(augment: Augmentation, lower_digest: str, size: int) -> str:
     """Names the folder: what decides the features' bytes, but for the pictures."""
-    return sha256_json([repr(augment.config), lower_digest, size])[:16]
+    way = [] if isinstance(augment, Augment) else [type(augment).__name__]
+    return sha256_json([repr(augment.config), lower_digest, size, *way])[:16]
 
 
 def ensure(
     folder: Path,
     pairs: TrainingPairs,
-    augment: Augment,
+    augment: Augmentation,
     lower: Callable[[Tensor], Tensor],
     *,
     count: int,
@@ -108,7 +109,7 @@ def name(view: int) -> str:
 def compute(
     folder: Path,
     pairs: TrainingPairs,
-    augment: Augment,
+    augment: Augmentation,
     lower: Callable[[Tensor], Tensor],
     count: int,
     device: torch.device,
@@ -131,11 +132,13 @@ def compute(
             with replacing(home / name(view)) as part:
                 features = None
                 for _ in chunks(len(pairs)):
-                    pictures, rows, unread = next(loader)
+                    loaded = next(loader)
+                    rows, unread = loaded.rows, loaded.bad
                     bad |= unread
                     if len(rows):
                         with torch.inference_mode(), autocast(device, precision):
-                            made = lower(pictures.to(device)).float().cpu().numpy()
+                            pictures = augment.on_device(loaded.pixels.to(device), loaded.epochs, loaded.samples)
+                            made = lower(pictures).float().cpu().numpy()
                         if features is None:
                             shape = (len(pairs), *made.shape[1:])
                             features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
