@@ -111,6 +111,8 @@ def batches(
             loaded.epochs, loaded.samples = epochs[made.kept], table.seed[loaded.rows]
             yield loaded
     finally:
+        if pairs.storage is not None:
+            pairs.storage.release([shard for _, _, shards in planned for shard in shards])
         made_batches._shutdown_workers()  # now, not whenever the last reference (a traceback's, say) goes
 
 

@@ -107,10 +107,10 @@ class Storage:
         """
         wanted = [shard for shard in shards if self.has(shard)]
         with self._lock:
-            if self._windows is not None and wanted and self._now.isdisjoint(wanted):
-                self._turn(wanted)
-            for shard in wanted:
-                self._held[shard] += 1
+            self._held.update(wanted)
+            if self._windows is not None:
+                self._turn(set(wanted) - self._now)
+            self._request(wanted)
             jobs = [(shard, self._job(shard)) for shard in wanted]
         for shard, job in jobs:
             try:
@@ -138,55 +138,60 @@ class Storage:
         with self._lock:
             self._fetching.clear()
             while self._leases:
-                os.close(self._leases.popitem()[1])
+                let_go(self._leases.popitem()[1])
 
     def present(self) -> list[int]:
         """The shards whose file is there, whole."""
         return [number for number in self.urls if whole(self.path(number), self.prints[number].size)]
 
-    def _turn(self, wanted: Sequence[int]) -> None:
-        """Go on to the window in which `wanted` lie; ReactvlError for shards that the order does not name."""
-        for _ in range(len(self.urls) + 2):
+    def _turn(self, beyond: set[int]) -> None:
+        """Go on to the windows in which the shards `beyond` this one lie; ReactvlError for what the order does not name."""
+        for _ in range(2 * len(self.urls) + 2):
+            if not beyond:
+                return
             passed, self._now = self._now, self._next if self._next is not None else next(self._windows)
             self._next = None
             for shard in passed:
                 self._drop(shard)
-            if not self._now.isdisjoint(wanted):
-                break
-        else:
-            raise ReactvlError("the plan is not in the order that the storage follows")
-        self._request(self._now)
-        self._look_further()
+            self._request(self._now)
+            self._look_further()
+            beyond = beyond - self._now
+        raise ReactvlError("the plan is not in the order that the storage follows")
 
     def _look_further(self) -> None:
         self._next = next(self._windows)
         self._request(self._next)
 
     def _request(self, shards: Iterable[int]) -> None:
-        """Ask for shards that are not on their way, as long as they fit in beside what is there."""
+        """Ask for shards that are not on their way, as far as they fit in beside what is wanted too."""
+        shards = [shard for shard in shards if self.has(shard)]
+        keep = {*shards, *self._now, *(self._next or ())}
         for shard in shards:
-            if shard in self._fetching or not self.has(shard):
-                continue
-            if sum(self.prints[one].size for one in self._fetching) + self.prints[shard].size > self.most:
-                return
-            self._job(shard)
+            if shard not in self._fetching:
+                if not self._room(shard, keep):
+                    return
+                self._job(shard)
+
+    def _room(self, shard: int, keep: set[int]) -> bool:
+        """Whether the cache has room for one more; what is there, unheld and not in `keep` is deleted for it."""
+        used = self.prints[shard].size + sum(self.prints[one].size for one in self._fetching)
+        for other in list(self._fetching):
+            if used <= self.most:
+                break
+            if other not in keep and self._held[other] <= 0 and self._fetching[other].done():
+                used -= self.prints[other].size
+                self._delete(other)
+        return used <= self.most
 
     def _job(self, shard: int) -> Future:
+        """The fetching of a shard. One that is asked for goes beyond the bound when all else is held: a batch needs all of its
+        shards."""
         if shard not in self._fetching:
+            self._room(shard, self._now)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
-            self._make_room(shard)
             self._fetching[shard] = self._pool.submit(self._fetch, shard)
         return self._fetching[shard]
-
-    def _make_room(self, shard: int) -> None:
-        """Delete what nobody holds when the bound is reached; what is held may go beyond it, for a batch must have all of its
-        shards."""
-        for other in list(self._fetching):
-            if sum(self.prints[one].size for one in self._fetching) + self.prints[shard].size <= self.most:
-                return
-            if not self._held[other] and other not in self._now and self._fetching[other].done():
-                self._delete(other)
 
     def _drop(self, shard: int) -> None:
         """Delete a shard that is neither held nor in the window now or next; without windows it stays until room is needed."""
@@ -196,7 +201,7 @@ class Storage:
             return
         job = self._fetching.get(shard)
         if job is not None and not job.done() and not job.cancel():
-            return  # on its way; `_make_room` deletes it
+            return  # on its way; `_room` deletes it
         self._delete(shard)
 
     def _delete(self, shard: int) -> None:
@@ -218,7 +223,7 @@ class Storage:
                     fetch(url, path, known)
                 fcntl.flock(lease, fcntl.LOCK_SH)
         except BaseException:
-            os.close(lease)
+            let_go(lease)
             raise
         with self._lock:
             self._leases[shard] = lease
@@ -234,21 +239,27 @@ class Storage:
                     lease = os.open(home / ".lease", os.O_RDWR | os.O_CLOEXEC)
                     for file in [path for path in home.iterdir() if path.name != ".lease"]:
                         remove(file, os.dup(lease))
-                    os.close(lease)
+                    let_go(lease)
 
 
 def remove(path: Path, lease: int) -> None:
-    """Delete a cached file unless another process has its lease, and close ours. The file is emptied first: workers may
+    """Delete a cached file unless another process has its lease, and let ours go. The file is emptied first: workers may
     still have it open, and its room is needed now."""
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lease)
+        let_go(lease)
         return
     forget(path)
     with contextlib.suppress(FileNotFoundError):
         os.truncate(path, 0)
         path.unlink()
+    let_go(lease)
+
+
+def let_go(lease: int) -> None:
+    """Unlock and close: a forked worker that has inherited the descriptor would hold the lock on."""
+    fcntl.flock(lease, fcntl.LOCK_UN)
     os.close(lease)
 
 
