@@ -65,7 +65,8 @@ def test_a_batch_holds_the_plans_rows_without_the_unreadable_ones(pool, small_mo
 def test_what_is_pickled_for_a_worker_is_small_whatever_the_number_of_pairs(pool, small_model):
     pairs, augment = from_shards(str(pool)), Augment(load(small_model), AugmentationCfg(), seed=1)
     few, many = (
-        len(pickle.dumps(Views(Table.of(pairs.take(rows)), augment))) for rows in (np.arange(20), np.zeros(200_000, np.int64))
+        len(pickle.dumps(Views(Table.of(pairs.take(rows)), augment)))
+        for rows in (np.arange(20), np.zeros(200_000, np.int64))
     )
     assert few == many < 50_000
     table = Table.of(pairs)

@@ -105,7 +105,12 @@ def test_the_windows_ahead_begin_where_the_step_stands():
 
 def test_a_step_of_every_kind_of_order_does_not_depend_on_those_before():
     shards, repeats = np.repeat(np.arange(5), 8), np.linspace(0.2, 2.2, 40)
-    for options in ({}, {"repeats": repeats}, {"shards": shards, "window": 2}, {"shards": shards, "window": 2, "repeats": repeats}):
+    for options in (
+        {},
+        {"repeats": repeats},
+        {"shards": shards, "window": 2},
+        {"shards": shards, "window": 2, "repeats": repeats},
+    ):
         whole = Order(40, 9, 7, **options)
         seen = [whole.step(step) for step in range(25)]
         for step in (24, 3, 11):
@@ -129,5 +134,5 @@ def test_the_plain_order_is_the_one_of_earlier_runs():
 @pytest.mark.parametrize("options", [{"repeats": [1, -1]}, {"repeats": [0.2, 0.2]}, {"repeats": [1]}, {"repeats": [np.nan, 1]},
                                      {"window": 2}, {"window": 0, "shards": [0, 1]}])  # fmt: skip
 def test_an_order_that_cannot_be_is_refused(options):
-    with pytest.raises(ReactvlError, match="repeats|window"):
+    with pytest.raises(ReactvlError, match=r"repeats|window"):
         Order(2, 2, 0, **options)

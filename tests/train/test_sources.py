@@ -43,14 +43,18 @@ def content(pairs):
     ]
 
 
-@pytest.mark.parametrize("spelled", ["{}/{{00000..00002}}.tar", "{}/*.tar", "{}", "{0}/00000.tar::{0}/{{00001,00002}}.tar"])
+@pytest.mark.parametrize(
+    "spelled", ["{}/{{00000..00002}}.tar", "{}/*.tar", "{}", "{0}/00000.tar::{0}/{{00001,00002}}.tar"]
+)
 def test_every_spelling_gives_the_pairs_of_the_shards(pool, tmp_path, spelled):
     pairs, wanted = open_pairs(spelled.format(pool), work=tmp_path / "work"), from_shards(str(pool))
     assert content(pairs) == content(wanted) and len(pairs) == 18
     assert np.array_equal(pairs.samples(), wanted.samples())
     assert np.array_equal(pairs.pictures(), wanted.pictures())
     assert pairs.repeats is None
-    assert content(open_pairs([str(pool / f"0000{at}.tar") for at in range(3)], work=tmp_path / "work")) == content(wanted)
+    assert content(open_pairs([str(pool / f"0000{at}.tar") for at in range(3)], work=tmp_path / "work")) == content(
+        wanted
+    )
 
 
 def test_a_second_start_scans_nothing_and_makes_damaged_catalogues_again(pool, tmp_path, monkeypatch):

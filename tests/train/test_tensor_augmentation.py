@@ -172,7 +172,10 @@ def test_the_whole_is_pillows_on_the_same_parameters(small_model):
     wanted = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
     off = ((made * std + mean) * 255 - wanted).abs()
-    assert made.dtype == torch.float32 and {name for names, _, _ in layers for name in names.tolist()} > {"Rotate", "ShearX"}
+    assert made.dtype == torch.float32 and {name for names, _, _ in layers for name in names.tolist()} > {
+        "Rotate",
+        "ShearX",
+    }
     assert (off > 0.01).float().mean() < 0.01
 
 
@@ -187,8 +190,12 @@ def test_batching_changes_nothing(small_model):
     ]
     assert torch.equal(torch.cat(parts).flip(0), whole)
     assert not torch.equal(augment.on_device(crops, epochs + 1, samples), whole)
-    assert not torch.equal(TensorAugment(load(small_model), augment.config, seed=3).on_device(crops, epochs, samples), whole)
-    assert torch.equal(crops, torch.stack([augment.in_worker(jpeg(at), 0, at) for at in range(24)]))  # left as they were
+    assert not torch.equal(
+        TensorAugment(load(small_model), augment.config, seed=3).on_device(crops, epochs, samples), whole
+    )
+    assert torch.equal(
+        crops, torch.stack([augment.in_worker(jpeg(at), 0, at) for at in range(24)])
+    )  # left as they were
     assert augment.on_device(torch.empty(0), np.empty(0), np.empty(0)).shape == (0, 3, 32, 32)
 
 

@@ -1,7 +1,8 @@
 """Every batched operation against timm's own on Pillow, at fixed arguments.
 
-Look-ups and blends: equal. Sharpness, rotations and the like: Pillow computes in float64 (and float32 for its filter) and cuts
-to a whole number, these in float32, so that a value within 1e-4 of a whole number may come out one lower or higher.
+Look-ups, blends and sharpness: equal. Affine ones: Pillow interpolates in float64 and cuts to the whole number below, these
+in float32, so that what is a whole number but for rounding comes out one lower or higher. That takes a moved distance that is
+a simple fraction of a pixel (21.6, say), and is then some of every hundred values, of a bilinear one above all.
 """
 
 import numpy as np
@@ -15,7 +16,6 @@ from reactvl.train.tensor_operations import GEOMETRIC, POINTWISE, affine
 
 AUTO = timm.data.auto_augment
 FILL = (122, 116, 104)
-EXACT = set(POINTWISE)
 
 
 def pictures(size: int = 48) -> list[Image.Image]:
@@ -38,7 +38,7 @@ ARGUMENTS = {
     "AutoContrast": [0], "Equalize": [0], "Invert": [0],
     "Posterize": [0, 1, 3, 4, 8], "PosterizeIncreasing": [0, 1, 4],
     "Solarize": [0, 26, 128, 256], "SolarizeIncreasing": [0, 25, 256], "SolarizeAdd": [0, 1, 99, 110],
-    **{f"{name}{kind}": [0.1, 0.19, 0.5, 1.0, 1.81, 1.9] for name in ("Color", "Contrast", "Brightness", "Sharpness") for kind in ("", "Increasing")},
+    **{name: [0.1, 0.19, 0.5, 1.0, 1.81, 1.9] for name in POINTWISE if name.startswith(("Col", "Con", "Bri", "Sha"))},
     "Rotate": [-30, -27.3, -0.01, 0, 5, 26.95, 30], "ShearX": [-0.3, -0.271, 0.0, 0.123, 0.3], "ShearY": [-0.3, 0.2701],
     "TranslateXRel": [-0.45, -0.4012, 0.0, 1 / 48, 0.1, 0.45], "TranslateYRel": [-0.45, 0.333],
 }  # fmt: skip
@@ -72,7 +72,7 @@ def test_geometric_operations_are_pillows_but_for_the_last_place(name, cubic):
         wanted = stacked([pillows(name, image, argument, resample) for image in images])
         off = (made.int() - wanted.int()).abs()
         assert off.max() <= 1, (name, argument, off.max())
-        assert (off > 0).float().mean() < 2e-3, (name, argument, (off > 0).float().mean())
+        assert (off > 0).float().mean() < (2e-3 if cubic else 0.04), (name, argument, (off > 0).float().mean())
 
 
 def test_pictures_of_a_batch_have_arguments_and_interpolations_of_their_own():
@@ -87,7 +87,8 @@ def test_pictures_of_a_batch_have_arguments_and_interpolations_of_their_own():
         scaled = factors if name[0] == "C" else (factors * 2).round()
         together = POINTWISE[name](batch, scaled)
         assert all(
-            torch.equal(together[at], POINTWISE[name](batch[at : at + 1], scaled[at : at + 1])[0]) for at in range(len(batch))
+            torch.equal(together[at], POINTWISE[name](batch[at : at + 1], scaled[at : at + 1])[0])
+            for at in range(len(batch))
         )
 
 

@@ -122,11 +122,10 @@ def checked(config: AugmentationCfg) -> None:
     if config.interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation = {config.interpolation} is none of {', '.join(INTERPOLATIONS)}")
     jitter = config.color_jitter
-    if jitter is not None and not all(
-        isinstance(one, int | float) and not isinstance(one, bool) and one >= 0
-        for one in (jitter if isinstance(jitter, tuple) else (jitter,))
-    ):
-        raise ValueError(f"color_jitter = {jitter}: a number, three or four of them, or None")
+    if jitter is not None:
+        parts = jitter if isinstance(jitter, tuple) and len(jitter) in (3, 4) else (jitter,)
+        if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in parts):
+            raise ValueError(f"color_jitter = {jitter}: a number, three or four of them, or None")
     if config.auto_augment is not None and not isinstance(config.auto_augment, str):
         raise TypeError(f"auto_augment = {config.auto_augment!r}: a policy of timm's, such as 'rand-m9-mstd0.5-inc1'")
     transform_of(config, 32, (0.5,) * 3, (0.5,) * 3)
@@ -169,7 +168,11 @@ class Augment:
     def __init__(self, model: "Model", config: AugmentationCfg, seed: int):
         self.config, self.seed, self.size = config, seed, model.image_size
         self.transform = transform_of(config, model.image_size, model.mean, model.std)
-        self.evaluation = {"resize_mode": model.resize_mode, "interpolation": model.interpolation, "fill": model.config["preprocess_cfg"].get("fill_color", 0)}
+        self.evaluation = {
+            "resize_mode": model.resize_mode,
+            "interpolation": model.interpolation,
+            "fill": model.config["preprocess_cfg"].get("fill_color", 0),
+        }
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
         self.sample_bytes = 3 * self.size * self.size * 4
 

@@ -144,7 +144,9 @@ class Views(Dataset):
             for shard in sorted(set(shards)):
                 table.check(shard)
                 paths[shard] = table.path(shard)
-            requests = [(paths[shard], table.offset[row], table.size[row]) for shard, row in zip(shards, rows, strict=True)]
+            requests = [
+                (paths[shard], table.offset[row], table.size[row]) for shard, row in zip(shards, rows, strict=True)
+            ]
             pictures: list[Tensor | None] = [None] * len(items)
             bad = {}
             for place, data in read_many(requests, threads=THREADS):

@@ -37,7 +37,13 @@ VERSION = 1  # of a catalogue's content; others are made again
 ALONE = 8  # shards that are catalogued in this process; more are shared among processes
 READERS = 16
 SCHEMA = pa.schema(
-    {"key": pa.large_string(), "caption": pa.large_string(), "offset": pa.int64(), "size": pa.int64(), "seed": pa.uint64()}
+    {
+        "key": pa.large_string(),
+        "caption": pa.large_string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "seed": pa.uint64(),
+    }
 )
 
 
@@ -196,7 +202,9 @@ def made(
             write(paths[at], files[at], prints[at])
             yield at
     else:
-        method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # no `if __name__` is asked of scripts
+        method = (
+            "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+        )  # no `if __name__` is asked of scripts
         with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context(method)) as makers:
             running = {at: makers.submit(write, paths[at], files[at], prints[at]) for at in local}
             try:
@@ -204,7 +212,9 @@ def made(
                     job.result()
                     yield at
             except BrokenProcessPool:
-                raise ReactvlError("a process that catalogued shards died, most likely for lack of memory; start again") from None
+                raise ReactvlError(
+                    "a process that catalogued shards died, most likely for lack of memory; start again"
+                ) from None
             finally:
                 makers.shutdown(cancel_futures=True)
     for at in [at for at in missing if at not in set(local)]:
@@ -261,7 +271,9 @@ def joined(
     skipped = sum((Counter(one.skipped) for one in listed), Counter())
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common())
     if not sum(lengths):
-        raise ReactvlError(f"train_data {train_data}: holds no pair of an image and a caption ({reasons or 'no sample'})")
+        raise ReactvlError(
+            f"train_data {train_data}: holds no pair of an image and a caption ({reasons or 'no sample'})"
+        )
     table = pa.concat_tables([one.table for one in listed])
     factors = np.repeat([source.factor for source in sources], [len(source.shards) for source in sources])
     say(f"train data: {len(table):,} pairs in {len(paths):,} shards" + (f"; left out {reasons}" if skipped else ""))

@@ -56,7 +56,9 @@ class Storage:
         self.prints: dict[int, Fingerprint] = {}
         largest = max((known.size for known in self._known.values()), default=0)
         if 2 * largest > most:
-            raise ReactvlError(f"the cache of {most:,} bytes cannot hold two shards (the largest has {largest:,} bytes)")
+            raise ReactvlError(
+                f"the cache of {most:,} bytes cannot hold two shards (the largest has {largest:,} bytes)"
+            )
         # two windows lie there at a time, the one that is read and the next
         self.window = max(1, min(LONGEST_WINDOW, most // (2 * max(largest, 1))))
         self._leases: dict[int, int] = {}  # shard -> descriptor of its locked lease
@@ -87,9 +89,7 @@ class Storage:
     def follow(self, order: "Order", step: int) -> None:
         """Fetch along the windows of `order` from `step` on, the next one ahead; what an earlier run left besides is deleted."""
         with self._lock:
-            self._windows = (
-                {int(shard) for shard in shards if self.has(int(shard))} for shards in order.ahead(step)
-            )
+            self._windows = ({int(shard) for shard in shards if self.has(int(shard))} for shards in order.ahead(step))
             self._now, self._next = next(self._windows), None
             self._sweep(self._now)
             self._request(self._now)
@@ -272,7 +272,10 @@ def fetch(url: str, path: Path, known: Fingerprint) -> None:
         try:
             system, place = file_system(url)
             with replacing(path) as part:
-                with system.open(place, "rb", block_size=BLOCK, cache_type="readahead") as source, open(part, "wb") as target:
+                with (
+                    system.open(place, "rb", block_size=BLOCK, cache_type="readahead") as source,
+                    open(part, "wb") as target,
+                ):
                     shutil.copyfileobj(source, target, BLOCK)
                 size = part.stat().st_size
                 if size != known.size:
@@ -282,7 +285,9 @@ def fetch(url: str, path: Path, known: Fingerprint) -> None:
             raise ShardGone(f"shard {url}: has gone; put it back and start the same command again to go on") from None
         except OSError as error:
             if getattr(error, "errno", None) == 28:  # no space left
-                raise ReactvlError(f"{path.parent}: no room left for shards; free some, or give a smaller cache") from None
+                raise ReactvlError(
+                    f"{path.parent}: no room left for shards; free some, or give a smaller cache"
+                ) from None
             fault = error
         except Exception as error:  # a file system's own errors are of any kind
             fault = error
@@ -318,9 +323,15 @@ def identity(url: str, fallback: Fingerprint | None = None) -> Fingerprint:
         raise ReactvlError(f"train_data {url}: cannot be reached ({type(fault).__name__}: {fault})") from None
     if not about.get("size"):
         raise ReactvlError(f"train_data {url}: its store does not say how long it is, or it is empty")
-    marks = ("ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5", "LastModified", "last_modified", "mtime", "updated", "created")  # fmt: skip
-    told = sorted(f"{name}={about[name]}" for name in marks if about.get(name))
+    told = sorted(f"{name}={about[name]}" for name in MARKS if about.get(name))
     return Fingerprint(int(about["size"]), 0, hashlib.sha256(" ".join(told).encode()).hexdigest())
+
+
+# what stores say of a file's content, in fsspec's `info`
+MARKS = (
+    *("ETag", "etag", "md5Hash", "md5", "crc32c", "content_md5"),
+    *("LastModified", "last_modified", "mtime", "updated", "created"),
+)
 
 
 def file_system(url: str) -> tuple[Any, str]:

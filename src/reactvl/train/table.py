@@ -99,4 +99,6 @@ def stat_of(path: Path) -> Fingerprint:
 
 
 def gone(path: Path | str, fault: OSError) -> ShardGone:
-    return ShardGone(f"shard {path}: has gone ({fault.strerror}); put it back and start the same command again to go on")
+    return ShardGone(
+        f"shard {path}: has gone ({fault.strerror}); put it back and start the same command again to go on"
+    )

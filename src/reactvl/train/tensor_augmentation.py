@@ -172,7 +172,9 @@ def policy_of(text: str) -> Policy:
         except ValueError:
             known["?"] = 0.0
     if head != "rand" or "?" in known:
-        raise ReactvlError(f"auto_augment {text!r}: only rand-m..-n..-p..-mstd..-mmax..-inc.. runs on the device; use --augment-on workers")
+        raise ReactvlError(
+            f"auto_augment {text!r}: only rand-m..-n..-p..-mstd..-mmax..-inc.. runs on the device; use --augment-on workers"
+        )
     names = timm.data.auto_augment.rand_augment_choices("", increasing=bool(known["inc"]))
     spread = math.inf if known["mstd"] > 100 else known["mstd"]
     return Policy(tuple(names), int(known["n"]), known["p"], known["m"], spread, known["mmax"] or LEVELS)

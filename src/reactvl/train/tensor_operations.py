@@ -2,8 +2,8 @@
 
 Every operation takes pictures (n, 3, H, W) uint8 and an argument a picture (n,) float64 and gives pictures (n, 3, H, W)
 uint8. Pillow rounds to uint8 after each one, and so do these. Table look-ups and blends are Pillow's to the value; affine
-ones evaluate its cubic (a = -1, cut off, edges repeated) in float32, where a value that lies within its error of a whole
-number may be cut to the one below: 1 of 255.
+ones evaluate its cubic (a = -1, edges repeated, cut to the whole number below) in float32 where it takes float64: a whole
+number but for rounding may come out one lower or higher.
 """
 
 from collections.abc import Callable
@@ -189,42 +189,34 @@ def taken(pictures: Tensor, matrix: list[Tensor], fill: Tensor, cubic: bool, axe
     x, y = a * across + b * down + c, d * across + e * down + f  # (n, H, W)
     outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
     left, top = (x - 0.5).floor(), (y - 0.5).floor()
-    horizontal, vertical = (taps((at - 0.5 - whole).float(), cubic) for at, whole in ((x, left), (y, top)))
     reach = range(-1, 3) if cubic else range(2)
     columns = [(left.long() + by).clamp_(0, width - 1) for by in reach]
     lines = [(top.long() + by).clamp_(0, height - 1) * width for by in reach]
-    at = reach.index(0)
-    if axes == "x":
-        lines, vertical = lines[at : at + 1], [None]
-    elif axes == "y":
-        columns, horizontal = columns[at : at + 1], [None]
+    still = reach.index(0)
+    columns = columns if "x" in axes else columns[still : still + 1]
+    lines = lines if "y" in axes else lines[still : still + 1]
+    across, down = ((at - 0.5 - whole).float().view(count, 1, -1) for at, whole in ((x, left), (y, top)))  # of [0, 1)
     flat = pictures.flatten(2).float()  # (n, 3, H W)
-    total = None
-    for line, weight in zip(lines, vertical, strict=True):
-        row = None
-        for column, share in zip(columns, horizontal, strict=True):
-            place = (line + column).view(count, 1, -1).expand(-1, channels, -1)
-            row = added(row, flat.gather(2, place), share)
-        total = added(total, row, weight)
+
+    def row(line: Tensor) -> Tensor:
+        places = ((line + column).view(count, 1, -1).expand(-1, channels, -1) for column in columns)
+        return between([flat.gather(2, place) for place in places], across)
+
+    total = between([row(line) for line in lines], down)
     made = total.clamp_(0, 255).to(torch.uint8).view_as(pictures)
     return torch.where(outside[:, None], fill.view(1, -1, 1, 1), made)
 
 
-def added(total: Tensor | None, values: Tensor, weight: Tensor | None) -> Tensor:
-    """`total` + `weight` (n, H, W) x `values` (n, 3, H W); no weight is 1."""
-    if weight is not None:
-        values = values.mul_(weight.view(len(values), 1, -1))
-    return values if total is None else total.add_(values)
-
-
-def taps(t: Tensor, cubic: bool) -> list[Tensor]:
-    """The weights of the neighbours at -1, 0, 1, 2 (or 0, 1) of a point that lies t of the way from 0 to 1: Pillow's."""
-    if not cubic:
-        return [1 - t, t]
-    squared = t * t
-    return [
-        -t + 2 * squared - squared * t,
-        1 - 2 * squared + squared * t,
-        t + squared - squared * t,
-        -squared + squared * t,
-    ]
+def between(values: list[Tensor], t: Tensor) -> Tensor:
+    """The value t of the way from the second of four neighbours to the third (of two, from the first; of one, that one), by
+    Pillow's own expressions: where neighbours are equal they give that very value."""
+    if len(values) == 1:
+        return values[0]
+    if len(values) == 2:
+        first, second = values
+        return torch.addcmul(first, second - first, t)
+    one, two, three, four = values
+    bend = two - one - three + four
+    lift = 2 * (one - two) + three - four
+    # two + t (three - one + t (lift + t bend)), innermost first
+    return torch.addcmul(two, torch.addcmul(three - one, torch.addcmul(lift, bend, t), t), t)
