@@ -139,7 +139,22 @@ def transform_of(config: AugmentationCfg, size: int, mean: tuple[float, ...], st
         for op in operations(step):
             if op.name.startswith("Posterize"):
                 op.aug_fn = posterize
+    names = [type(step).__name__ for step in transform.transforms]
+    if names.count("MaybeToTensor") == 1 and (at := names.index("MaybeToTensor")) + 1 == names.index("Normalize"):
+        transform.transforms[at : at + 2] = [Normalised(mean, std)]
     return transform
+
+
+class Normalised:
+    """timm's two last steps in one: the same operations on every value, with two copies of the picture fewer."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, S, S), channels last in memory
+        made = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return made.div_(255).sub_(self.mean).div_(self.std)
 
 
 def operations(step) -> list:
@@ -181,7 +196,8 @@ class Augment:
         key = hashlib.sha256(f"{self.seed} {view} {sample}".encode()).digest()
         random.seed(key)
         np.random.seed(np.frombuffer(key, np.uint32))
-        torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
+        # as torch.manual_seed does, which goes through every kind of device and a traceback for each, a tenth of the time
+        torch.default_generator.manual_seed(int.from_bytes(key[:8], "little", signed=True))
         return self.transform(image)
 
     def in_worker(self, data: bytes, epoch: int, sample: int) -> Tensor:

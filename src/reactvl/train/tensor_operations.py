@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-AFFINE_AT_ONCE = 32  # pictures; bounds the memory of the sixteen taps' indices
+AT_ONCE, AT_ONCE_ON_CPU = 64, 2  # pictures of an affine operation; on a CPU as few as stay in its cache
 
 
 def auto_contrast(pictures: Tensor, _: Tensor) -> Tensor:
@@ -168,7 +168,8 @@ def affine(pictures: Tensor, matrix: tuple[Tensor, ...], fill: Tensor, cubic: Te
     `fill` (3,) uint8 where that lies outside. `cubic` (n,) bool: bicubic, else bilinear. `axes`: along which pixels move;
     along the other they stay on their centres, where the neighbours' weights are 0."""
     parts = []
-    for some in torch.arange(len(pictures), device=pictures.device).split(AFFINE_AT_ONCE):
+    at_once = AT_ONCE_ON_CPU if pictures.device.type == "cpu" else AT_ONCE
+    for some in torch.arange(len(pictures), device=pictures.device).split(at_once):
         for kind in (True, False):
             chosen = some[cubic[some] == kind]
             if len(chosen):
