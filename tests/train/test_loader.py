@@ -16,6 +16,7 @@ from reactvl.train.augmentation import Augment, AugmentationCfg, configure
 from reactvl.train.loader import Loaded, Views, batches
 from reactvl.train.pairs import ShardGone, from_shards
 from reactvl.train.table import Table
+from reactvl.train.tensor_augmentation import TensorAugment
 
 
 @pytest.fixture
@@ -33,8 +34,9 @@ def content(loaded: Loaded) -> tuple:
     return pixels.numpy().tobytes(), rows.tolist(), bad, loaded.epochs.tolist(), loaded.samples.tolist()
 
 
-def test_batches_are_the_same_bytes_for_any_number_of_workers_and_start_method(pool, small_model):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), AugmentationCfg(), seed=1)
+@pytest.mark.parametrize("kind", [Augment, TensorAugment])
+def test_batches_are_the_same_bytes_for_any_number_of_workers_and_start_method(pool, small_model, kind):
+    pairs, augment = from_shards(str(pool)), kind(load(small_model), AugmentationCfg(), seed=1)
     plan = plan_of(pairs)
     wanted = [content(loaded) for loaded in batches(pairs, augment, plan, 1)]
     for workers in (2, 3):
@@ -48,6 +50,8 @@ def test_a_batch_holds_the_plans_rows_without_the_unreadable_ones(pool, small_mo
     first, last = batches(pairs, augment, plan, 1)
     assert first.rows.tolist() == [5, 20, 5] and first.epochs.tolist() == [0, 2, 3]
     assert first.pixels.shape == (3, 3, 32, 32)
+    pixels, rows, bad = first  # also a plain tuple of three
+    assert pixels is first.pixels and rows is first.rows and bad is first.bad
     assert np.array_equal(first.samples, pairs.samples()[[5, 20, 5]])
     assert set(first.bad) == {3, 14} and all(":" in why for why in first.bad.values())
     assert len(last.rows) == 0 and set(last.bad) == {3}

@@ -5,7 +5,8 @@ with `repeats`, each pair its floor or its ceiling of times, in exact total. Wit
 pass goes shard by shard: its shards are permuted and cut into windows of W shards, and the pairs of a window are shuffled
 exactly, so that only W shards are needed at a time.
 
-Memory at 10 M pairs: 40 MB for a pass (int32); 120 MB more with `repeats` or a window. A pass is made in 1.5 s a 10 M pairs.
+At 10 M pairs a pass is an int32 permutation of 40 MB, made in 1.5 s on one core; with a window 0.4 GB and 1 s while it is made,
+with repeats of 1.5 0.7 GB and 6 s (15 M places). A step within the pass is a slice of it.
 """
 
 import math
