@@ -19,6 +19,7 @@ ORDER = (
     "index_build",
     "interactive",
     "retrieve_stage",
+    "augmentation",
     "vectors",
 )
 
