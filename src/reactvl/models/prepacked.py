@@ -50,8 +50,7 @@ def packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         plain = module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn
         return PackedAttention(module, dtype) if plain else module
     if type(module) is nn.Conv2d:
-        apart = module.stride == module.kernel_size and module.padding == (0, 0) and module.dilation == (1, 1)
-        return PackedPatches(module, dtype) if apart and module.groups == 1 else module
+        return PackedPatches(module, dtype) if apart(module) else module
     for name, child in module.named_children():
         setattr(module, name, packed(child, dtype))
     if isinstance(module, nn.Sequential):
@@ -60,6 +59,12 @@ def packed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, GatedBlock) and isinstance(module.attn, PackedAttention):
         module.attend = module.attn.attend  # its own takes the projection's weights out of `attn`
     return module
+
+
+def apart(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution's patches lie side by side, so that it is one product."""
+    one = convolution.dilation == (1, 1) and convolution.groups == 1 and convolution.padding == (0, 0)
+    return one and convolution.stride == convolution.kernel_size
 
 
 def absorb(module: nn.Sequential, before: str, after: str) -> None:
@@ -95,11 +100,16 @@ class PackedPatches(nn.Module):
         self.product = PackedLinear(original.weight.flatten(1), original.bias, dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        high, wide = self.original.kernel_size
-        h, w = pixels.shape[2] // high, pixels.shape[3] // wide
-        pixels = pixels[..., : h * high, : w * wide].to(self.product.dtype)
-        patches = pixels.unflatten(3, (w, wide)).unflatten(2, (h, high)).permute(0, 2, 4, 1, 3, 5)
-        return self.product(patches.flatten(3).flatten(1, 2)).unflatten(1, (h, w)).permute(0, 3, 1, 2)
+        patches, grid = flattened(pixels.to(self.product.dtype), self.original.kernel_size)
+        return self.product(patches).unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def flattened(pixels: Tensor, patch: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Patches (N, h w, in * patch area) of pixels (N, in, H, W), in the order of a convolution's weight, and (h, w)."""
+    high, wide = patch
+    h, w = pixels.shape[2] // high, pixels.shape[3] // wide
+    patches = pixels[..., : h * high, : w * wide].unflatten(3, (w, wide)).unflatten(2, (h, high))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), (h, w)
 
 
 class PackedAttention(nn.Module):
