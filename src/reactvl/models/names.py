@@ -78,10 +78,10 @@ def architecture(name: str, known: list[str]) -> tuple[str, int, bool | None, st
     for a name that is no model's. open_clip has `-quickgelu` names of some architectures; here every one has both."""
     stem, _, last = name.rpartition("-")
     said = {"quickgelu": True, "gelu": False}.get(last)
-    for tried, quick_gelu in ((name, said), (stem, said)):
+    for tried in (name,) if said is None else (name, stem):
         plain, last_k = GATED.get(tried, (ALIASES.get(tried, tried), 0))
-        if plain in known and (tried == name or said is not None):
-            return plain, last_k, quick_gelu, name if said is None else stem
+        if plain in known:
+            return plain, last_k, said, name if said is None else stem
     return None
 
 
