@@ -11,6 +11,7 @@ from torch import nn
 from reactvl.clip_imports import open_clip, timm
 from reactvl.manifest import ReactvlError
 from reactvl.models import load
+from reactvl.models.encoder import Encoder
 from reactvl.models.gates import gate_openings, gated_layers, insert_gates, residual_blocks
 from reactvl.models.model import Model, construct, with_gates
 
@@ -310,6 +311,8 @@ def test_gated_folders_of_every_kind_are_read_back(kind, tmp_path):
             if "alpha" in name or "ls_" in name:
                 parameter.fill_(0.7)
     assert not torch.allclose(gated.encode_image(pixels), base.encode_image(pixels), atol=1e-5)
+    packed = torch.from_numpy(Encoder(gated, precision="fp32", device="cpu").images(pixels))
+    assert torch.allclose(packed, gated.encode_image(pixels), atol=1e-5)  # packed weights, the gates' rotation included
     gated.save(tmp_path / "gated")
     assert json.loads((tmp_path / "gated" / "open_clip_config.json").read_text())["reactvl"] == {"last_k": 2}
     again = load(str(tmp_path / "gated"))
