@@ -46,12 +46,12 @@ MODEL = SimpleNamespace(
 
 def main() -> None:
     options = measuring.parser(__doc__, rounds=5)
-    options.add_argument("--pairs", type=int, default=960, help="pairs of the pool of the runs end to end")
+    options.add_argument("--pairs", type=int, default=1440, help="pairs of the pool of the runs end to end")
     options.add_argument("--batch", type=int, default=64, help="pictures that the device takes at a time")
     photographs.options(options)
     given = measuring.parsed(options, {"pairs": 24, "batch": 8})
     question = "JPEGs of 384 px to REACT's augmentation at 224, on one core"
-    report = measuring.Report("augmentation", question, given, minutes=1.5, differences=DIFFERENCES)
+    report = measuring.Report("augmentation", question, given, minutes=3, differences=DIFFERENCES)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     crops = photographs.given_crops(given)

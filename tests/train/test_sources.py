@@ -1,5 +1,6 @@
 """Pairs of webdatasets by pattern, with factors, from kept catalogues, local and remote."""
 
+import multiprocessing
 import shutil
 
 import fsspec
@@ -200,6 +201,20 @@ def test_a_fault_of_the_store_is_tried_again_and_one_that_stays_names_the_shard(
     with pytest.raises(ShardGone, match=r"00001\.tar.*has changed"):
         pairs.storage.hold([1])
     assert not list((tmp_path / "work" / "shards").rglob("*.part"))
+    pairs.storage.close()
+
+
+def test_a_remote_shard_that_goes_under_the_run_is_named_and_no_worker_is_left(bucket, tmp_path, small_model):
+    pairs = open_pairs("memory://bucket/*.tar", work=tmp_path / "work")
+    pairs.storage.close()
+    shutil.rmtree(tmp_path / "work" / "shards")
+    bucket.rm("/bucket/00002.tar")
+    augment = Augment(load(small_model), configure(["simple"]), seed=1)
+    made = batches(pairs, augment, [[(row, 0)] for row in [0] * 8 + [13] * 3], 1)
+    assert next(made).rows.tolist() == [0]
+    with pytest.raises(ShardGone, match=r"00002\.tar.*has gone"):
+        list(made)
+    assert not multiprocessing.active_children() and not pairs.storage._held.total()
     pairs.storage.close()
 
 

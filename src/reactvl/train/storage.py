@@ -118,6 +118,7 @@ class Storage:
             except ReactvlError:
                 with self._lock:
                     self._fetching.pop(shard, None)  # the next that asks tries again
+                    self.release(wanted)
                 raise
 
     def release(self, shards: Iterable[int]) -> None:

@@ -123,7 +123,7 @@ class TensorAugment:
             given = given.to(pixels.device, torch.float32 if pixels.device.type == "mps" else torch.float64)
             if name in GEOMETRIC:
                 fill = torch.tensor(self.fill, dtype=torch.uint8, device=pixels.device)
-                made = GEOMETRIC[name](pixels[chosen], given, fill, torch.from_numpy(cubic[here]).to(pixels.device))
+                made = GEOMETRIC[name](pixels[chosen], given, fill, torch.from_numpy(cubic[here]))
             else:
                 made = POINTWISE[name](pixels[chosen], given)
             pixels[chosen] = made

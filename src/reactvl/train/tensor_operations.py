@@ -165,13 +165,13 @@ def looked_up(pictures: Tensor, table: Tensor) -> Tensor:
 
 def affine(pictures: Tensor, matrix: tuple[Tensor, ...], fill: Tensor, cubic: Tensor, axes: str = "xy") -> Tensor:
     """Pillow's Image.transform(AFFINE): the pixel whose centre is (x, y) shows the source at (a x + b y + c, d x + e y + f);
-    `fill` (3,) uint8 where that lies outside. `cubic` (n,) bool: bicubic, else bilinear. `axes`: along which pixels move;
-    along the other they stay on their centres, where the neighbours' weights are 0."""
+    `fill` (3,) uint8 where that lies outside. `cubic` (n,) bool, on the CPU: bicubic, else bilinear. `axes`: along which pixels
+    move; along the other they stay on their centres, where the neighbours' weights are 0."""
     parts = []
     at_once = AT_ONCE_ON_CPU if pictures.device.type == "cpu" else AT_ONCE
-    for some in torch.arange(len(pictures), device=pictures.device).split(at_once):
+    for some in torch.arange(len(pictures)).split(at_once):
         for kind in (True, False):
-            chosen = some[cubic[some] == kind]
+            chosen = some[cubic[some] == kind].to(pictures.device)
             if len(chosen):
                 parts.append((chosen, taken(pictures[chosen], [each[chosen] for each in matrix], fill, kind, axes)))
     out = torch.empty_like(pictures)
