@@ -2,7 +2,8 @@
 
 Each shard is scanned once: its keys, captions, offsets and seeds go to a Parquet file in the work folder, named by the
 shard's fingerprint, whole or not there, its pages checksummed; a damaged one is made again. A second start reads 1,000
-shards' catalogues in seconds. Remote shards (fsspec's URLs) are fetched whole for their catalogue, as for training.
+shards' catalogues in seconds. Remote shards (fsspec's URLs) are fetched whole for their catalogue, as for training; their
+captions come from their `.txt` and `.json` members, for a side file beside a remote shard is not fetched.
 """
 
 import dataclasses
@@ -171,6 +172,8 @@ def catalogues(
             bar.advance(len(names) - len(missing), resumed=True)
             for at in made(missing, paths, prints, files, storage):
                 found[at] = read(files[at])
+                if found[at] is None:
+                    raise ReactvlError(f"{files[at]}: was written and cannot be read; is the disk full or damaged?")
                 bar.advance(1, f"{len(found[at].table):,} pairs in {paths[at].name}")
     return iter(found)
 
