@@ -2,8 +2,8 @@
 
 Each shard is scanned once: its keys, captions, offsets and seeds go to a Parquet file in the work folder, named by the
 shard's fingerprint, whole or not there, its pages checksummed; a damaged one is made again. A second start reads these files
-alone (8 ms of one core for 10,000 pairs). Remote shards (fsspec's URLs) are fetched whole for their catalogue, as for training; their captions come from their
-`.txt` and `.json` members, for a side file beside a remote shard is not fetched.
+alone (8 ms of one core for 10,000 pairs). Remote shards (fsspec's URLs) are fetched whole for their catalogue, as for
+training; their captions come from their `.txt` and `.json` members, for a side file beside a remote shard is not fetched.
 """
 
 import dataclasses
