@@ -1,141 +1,229 @@
 """One customization: from a request to the files of its folder."""
 
-import copy
+import contextlib
 import dataclasses
-import itertools
+import functools
+import inspect
+import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from reactvl.handles.embeddings import STAGES, Embeddings
-from reactvl.handles.pairs import Pairs
-from reactvl.manifest import ReactvlError, Stage, read_manifest, write_json
-from reactvl.models.encoder import Encoder, autocast, choose_device, choose_precision, fix_threads, text_features
-from reactvl.models.gates import gated_layers, residual_blocks
-from reactvl.models.model import Model, with_gates
+from reactvl.customize import data as pairs_data
+from reactvl.customize.feed import Feed
+from reactvl.customize.prepare import starting_model, trained_model
+from reactvl.customize.request import Request, check
+from reactvl.customize.sweep import sweep
+from reactvl.customize.texts import text_side
+from reactvl.customize.validate import Figures, Judge, Often, judge_of, shown
+from reactvl.manifest import Manifest, ReactvlError, Stage, stage_folder, write_json
+from reactvl.models import load
+from reactvl.models.encoder import Encoder, choose_device, fix_threads
+from reactvl.models.gates import gated_layers
+from reactvl.models.model import Model
 from reactvl.models.weights import digest
 from reactvl.progress import say
-from reactvl.train import loader, loop, tuning, views
-from reactvl.train.augmentation import Augment, AugmentationCfg
+from reactvl.train import checkpoints, loop, tuning, views
+from reactvl.train.augmentation import Augment, configure
+from reactvl.train.distributed import World, joined_world
 from reactvl.train.frozen import Split, freeze_statistics, split
 from reactvl.train.order import Order
-from reactvl.train.pairs import TrainingPairs, from_shards
+from reactvl.train.pairs import TrainingPairs
+from reactvl.train.schedule import Schedule
+from reactvl.train.step import Stepper, precision_of
+from reactvl.train.tracking import check_report_to, tracker
 
 SHUT = 0.05  # a gate whose |tanh(alpha)| stays below this has hardly opened
 
 
-@dataclasses.dataclass
-class Request:
-    """The options of `customize`, checked."""
-
-    base: Model
-    pairs: object
-    tune: str
-    last_k: int | None
-    freeze: list[str]
-    epochs: float
-    steps: int | None
-    batch_size: int
-    lr: float | None
-    alpha_lr: float
-    wd: float
-    warmup: int | None
-    grad_clip_norm: float | None
-    augmentation: AugmentationCfg
-    views: int
-    view_cache: Path
-    train_num_samples: int | None
-    seed: int
-    precision: str
-    save_every: int
-    device: str
-    workers: int | None
+def run(request: Request) -> Model | Figures:
+    """See `reactvl.customize.customize`."""
+    check(request)
+    with joined_world(request.device) as (world, device):
+        request = dataclasses.replace(request, device=device)
+        base = first_then_others(world, lambda: starting_model(request))
+        if not request.trains:
+            return evaluated(request, base, world)
+        with opened(request, base, world) as stage:
+            if stage.done:
+                told(world, f"customize: {stage.out} is up to date")
+            else:
+                execute(request, base, stage, world)
+            world.barrier()
+        out = str(request.folder)
+        return load(out if "/" in out else f"./{out}")
 
 
-def execute(request: Request, stage: Stage) -> None:
-    """Train and write `model/`, `metrics.jsonl`, `checkpoints/last.safetensors` and the manifest."""
+def evaluated(request: Request, base: Model, world: World) -> Figures:
+    """Judge the model as it is; `validation.json` in the run's folder, where one is named."""
     device = choose_device(request.device)
-    precision = choose_precision(request.precision, device)
-    threads = fix_threads()
-    model = prepare(request)
+    fix_threads(threads_of(world))
+    with contextlib.ExitStack() as stack:
+        pairs = None
+        if request.val_data is not None:
+            work = scratch(stack) if request.folder is None else request.folder / ".work"
+            pairs, _ = pairs_data.opened(request.val_data, base, work, None)
+        base.net.to(device)
+        judge = judge_of(
+            request,
+            pairs,
+            device=device,
+            precision=precision_of(request.precision, device),
+            world=world,
+            text_locked=True,
+        )
+        figures, _ = judge(base)
+    told(world, f"customize: {base.name}: {shown(figures)}")
+    if world.first and request.folder is not None:
+        write_json(request.folder / "validation.json", {"model": base.id.sha256, **figures})
+    return figures
+
+
+def scratch(stack: contextlib.ExitStack) -> Path:
+    import tempfile
+
+    return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+@contextlib.contextmanager
+def opened(request: Request, base: Model, world: World) -> Iterator[Stage]:
+    """The run's folder, locked and written by the first process; where it is refused, all processes end."""
+    out, stages = request.folder, []
+    with contextlib.ExitStack() as stack:
+
+        def open_folder() -> bool:
+            inputs, options = pairs_data.identity(request.pairs, out, "pairs")
+            if request.take == "best" or request.interpolate:  # what is validated on decides too
+                if request.val_data is not None:
+                    more_inputs, more = pairs_data.identity(request.val_data, out, "val_data")
+                    inputs, options = inputs | more_inputs, options | more
+                if request.imagenet_val is not None:
+                    options["imagenet_val"] = str(request.imagenet_val)
+            options = {"model": base.id.sha256, **options, **request.options()}
+            stages.append(
+                stack.enter_context(
+                    stage_folder(
+                        out, "customize", options=options, inputs=inputs, model=base.id, overwrite=request.overwrite
+                    )
+                )
+            )
+            return stages[0].done
+
+        done = world.together(open_folder)
+        yield stages[0] if world.first else Stage(out, Manifest("customize", "", {}, {}), done)
+
+
+def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
+    """Train and write `model/`, `metrics.jsonl`, `checkpoints/` and the manifest."""
+    device = choose_device(request.device)
+    precision = precision_of(request.precision, device)
+    threads = fix_threads(threads_of(world))
+    model = trained_model(request, base)
     model.net.to(device)
     lr = request.lr or tuning.LEARNING_RATES[request.tune]
     groups = tuning.choose(
-        model.net, request.tune, lr=lr, alpha_lr=request.alpha_lr, weight_decay=request.wd, freeze=request.freeze
-    )
+        model.net, request.tune, lr=lr, alpha_lr=request.alpha_lr, weight_decay=request.wd, freeze=request.freeze,
+        **({"unlock_last": request.unlock_last} if request.unlock_last else {}),
+    )  # fmt: skip
     trained = tuning.trained_count(model.net)
-    say(
-        f"customize: {request.tune}, {trained:,} trained parameters in {sum(len(group.names) for group in groups)} tensors"
+    told(
+        world,
+        f"customize: {request.tune}, {trained:,} trained parameters in {sum(len(group.names) for group in groups)} tensors",
     )
 
-    pairs = training_pairs(request)
-    found = len(pairs)
-    augment = Augment(model, request.augmentation, request.seed)
-    at = split(model.net.visual, deepest="stem" if request.views else "block")
+    data = first_then_others(world, lambda: pairs_data.read_data(request, base, stage.work))
+    augment = Augment(model, configure(request.aug_cfg), request.seed)
+    at = split_of(request, model, precision)
     features = None
     if request.views:
-        features = view_features(request, model, pairs, at, device, precision)
-        keep = np.array([row for row in range(len(pairs)) if row not in features.bad], np.int64)
-    else:
-        keep = np.arange(len(pairs))
-    unread: dict[int, str] = dict(features.bad) if features else {}
+        features = first_then_others(world, lambda: view_features(request, model, data.pairs, at, device, precision))
+    bad = features.bad if features else {}
+    keep = (
+        np.array([row for row in range(len(data.pairs)) if row not in bad], np.int64)
+        if bad
+        else np.arange(len(data.pairs))
+    )
+    unread: dict[int, str] = earlier_unread(stage) | dict(bad)
     if not len(keep):
-        raise ReactvlError(f"none of the {len(pairs):,} pictures can be read ({next(iter(unread.values()))})")
-    texts, text_upper = text_source(model, pairs, device, precision)
+        raise ReactvlError(f"none of the {len(data.pairs):,} pictures can be read ({next(iter(unread.values()))})")
+    encoder = Encoder(model, device=str(device), precision="bf16" if precision == "bf16" else "fp32")
+    texts = text_side(model, data.pairs, encoder, world, stage.work)
+    del encoder  # and with it, on a CPU, a packed copy of the towers
+    if request.text_bank and not texts.locked:
+        raise ReactvlError("text_bank: cached captions are exact only where the text tower is locked")
+    if request.text_bank and getattr(model.net, "logit_bias", None) is not None:
+        raise ReactvlError("text_bank: SigLIP's loss has no softmax that further captions could enter; leave it out")
 
-    steps = request.steps or math.ceil(request.epochs * len(keep) / request.batch_size)
-    schedule = loop.Schedule(steps, min(request.warmup if request.warmup is not None else max(steps // 10, 1), steps))
-    order = Order(len(keep), request.batch_size, request.seed)
+    batch, accumulate = global_batch(request, stage, world)
+    repeats = None if data.repeats is None else data.repeats[keep]
+    per_epoch = request.train_num_samples or (len(keep) if repeats is None else float(repeats.sum()))
+    steps = request.steps or math.ceil(request.epochs * per_epoch / batch)
+    warmup = min(request.warmup if request.warmup is not None else max(steps // 10, 1), steps)
     freeze_statistics(model.net)
-
-    def batches(start: int) -> Iterator[loop.Batch]:
-        planned = ((keep[rows], epochs) for rows, epochs in map(order.step, range(start, steps)))
-        if features:
-            for rows, epochs in planned:
-                inputs = features.take(rows, views.view_of(rows, epochs, request.views))
-                yield loop.Batch(inputs, texts(rows), float(epochs[-1]))
-            return
-        planned, again = itertools.tee(planned)
-        plan = ([(int(row), int(epoch)) for row, epoch in zip(rows, epochs, strict=True)] for rows, epochs in planned)
-        made = loader.batches(pairs, augment, plan, request.workers)
-        for (pictures, rows, bad), (_, epochs) in zip(made, again, strict=False):
-            unread.update(bad)
-            if len(rows) < 2:
-                raise ReactvlError(
-                    f"a batch has {len(rows)} readable pictures ({next(iter(bad.values()), '')}); is the pool whole?"
-                )
-            with torch.no_grad(), autocast(device, precision):
-                inputs = at.lower(pictures.to(device))
-            yield loop.Batch(inputs, texts(rows), float(epochs[-1]))
-
-    report = loop.train(
-        model.net, at.upper, text_upper, groups, batches, schedule, folder=stage.work, metrics=stage.work / "metrics.jsonl",
-        precision=precision, checkpoint_every=request.save_every, grad_clip=request.grad_clip_norm,
+    feed = Feed(
+        request, model, data.pairs, keep, order_of(data.pairs, keep, batch, request.seed, repeats), per_epoch, at, features, augment,
+        texts, world, accumulate, device, precision, unread,
     )  # fmt: skip
-    write(model, stage)
-    if unread:
-        listed = {f"{pairs.place(row)[0].name}/{pairs.keys[row]}": unread[row] for row in sorted(unread)}
-        write_json(stage.out / "skipped.json", listed)
+    stepper = Stepper(
+        model.net, at, texts.upper, groups, precision=precision, device=device, world=world, accumulate=accumulate,
+        grad_clip=request.grad_clip_norm, mask_cosine=request.mask_false_negatives, betas=(request.beta1, request.beta2),
+        eps=request.eps, compiled=request.compile, seed=request.seed,
+    )  # fmt: skip
+    judge = judge_of(request, data.held_out, device=device, precision=precision, world=world, text_locked=texts.locked)
+    often = Often(batch, per_epoch, steps)
+    plan = loop.Plan(
+        save_at=lambda done: done % request.save_every == 0 or often.due(done, request.save_frequency),
+        keep=request.keep,
+        facts={"global_batch": batch},
+        validate=validation(request, judge, often, model) if judge else None,
+        before_save=lambda: write_json(
+            unread_file(stage, world), {str(row): why for row, why in sorted(unread.items())}
+        ),
+    )
+    report = loop.train(
+        stepper, lambda start: feed.batches(start, steps), Schedule(steps, warmup, request.lr_scheduler), plan, folder=stage.work,
+        tracking=functools.partial(tracking, request, stage, world),
+    )  # fmt: skip
+
+    if request.take == "best" and (champion := checkpoints.best(checkpoints.whole(stage.work / loop.CHECKPOINTS))):
+        checkpoints.load_weights(champion, stepper)
+        told(world, f"customize: the best by validation is of step {champion.step:,}")
+    swept = None
+    if request.interpolate:
+        model, swept = sweep(base, model, request.interpolate, judge)
+        told(world, f"customize: {swept['best']:g} of the way from base to tuned is best on validation data")
+    world.barrier()  # every process has read what the first now moves
+    if not world.first:
+        return
+    unread |= earlier_unread(stage)
     facts = {
         "trained_parameters": trained,
         "gated_layers": gated_layers(model.net.visual),
         "lr": lr,
-        "warmup": schedule.warmup,
+        "warmup": warmup,
         "precision": precision,
         "threads": threads,
         "frozen_below": at.at,
         "logit_scale": model.logit_scale,
         "model": digest(model.net.state_dict(), model.config),
     }
-    counts = {"pairs": found, "steps": steps, "unread": len(unread)}
+    if world.size > 1 or batch != request.batch_size:
+        facts |= {"processes": world.size, "global_batch": batch}
+    counts = {"pairs": len(data.pairs), "steps": steps, "unread": len(unread)}
+    if data.held_out is not None:
+        counts["held_out"] = len(data.held_out)
     if (widest := loop.openings_after(model.net)) is not None:
         facts["widest_gate"] = widest
+    write(model, stage, swept)
+    if unread:
+        listed = {f"{data.pairs.place(row)[0].name}/{data.pairs.keys[row]}": unread[row] for row in sorted(unread)}
+        write_json(stage.out / "skipped.json", listed)
     stage.timing |= {"training_seconds": report.seconds, "waiting_seconds": report.waited}
     if report.steps_done:
         stage.timing["pairs_per_second"] = report.pairs / report.seconds
@@ -143,93 +231,92 @@ def execute(request: Request, stage: Stage) -> None:
     tell(stage, facts, counts)
 
 
-def prepare(request: Request) -> Model:
-    """The model to train: a copy of the base, with fresh gates where gates are to be trained and it has none."""
-    base = request.base
-    layers = gated_layers(base.net.visual)
-    if request.tune != "gated-image":
-        if request.last_k is not None:
-            raise ReactvlError(f"last_k = {request.last_k}: only tune gated-image makes gates")
-        return copy_of(base)
-    if layers:
-        if request.last_k not in (None, len(layers)):
-            raise ReactvlError(
-                f"last_k = {request.last_k}: the model has gates in {len(layers)} blocks already; leave last_k out"
-            )
-        return copy_of(base)
-    count = len(residual_blocks(base.net.visual))
-    last_k = request.last_k or (12 if count >= 48 else min(6, count))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.seed)
-        return with_gates(base, last_k)
+def first_then_others(world: World, make: Callable[[], Any]) -> Any:
+    """What `make` gives, in every process; the first goes before, so that what it fetches or writes is there for the others."""
+    made = []
+    world.together(lambda: made.append(make()))
+    return made[0] if made else make()
 
 
-def copy_of(base: Model) -> Model:
-    """A copy whose training leaves the base as it is."""
-    return Model(base.name, copy.deepcopy(base.net), copy.deepcopy(base.config))
+def threads_of(world: World) -> int | None:
+    """Compute threads of this process: its share of the machine's cores; None for all."""
+    if world.size == 1:
+        return None
+    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), 1)
 
 
-def training_pairs(request: Request) -> TrainingPairs:
-    """The pairs of a view or of whole embeddings, with their text vectors, or of shards."""
-    folder = getattr(request.pairs, "folder", request.pairs)
-    if not (Path(str(folder)) / "manifest.json").exists():
-        pairs = from_shards(str(request.pairs))
-    elif read_manifest(folder).stage in STAGES:
-        embeddings = Embeddings(folder)
-        columns = ["shard", "key", "offset", "size", "caption"]
-        tables = [
-            part.metadata(columns)
-            .append_column("part", pa.array(np.full(part.rows, part.number, np.int32)))
-            .append_column("row", pa.array(np.arange(part.rows)))
-            for part in embeddings.parts
-        ]
-        pairs = from_table(embeddings, pa.concat_tables(tables), "caption", request.base)
-    else:
-        view = Pairs(folder)
-        columns = ["part", "row", "shard", "key", "offset", "size", "TEXT"]
-        pairs = from_table(view.embeddings, view.table(columns), "TEXT", request.base)
-    return pairs.sample(request.train_num_samples, request.seed) if request.train_num_samples else pairs
+def global_batch(request: Request, stage: Stage, world: World) -> tuple[int, int]:
+    """Pairs a step in all processes, and pieces that each works on its part in. A run that goes on keeps its global batch,
+    whatever the number of processes now."""
+    batch = request.batch_size * request.accum_freq * world.size
+    found = checkpoints.whole(stage.work / loop.CHECKPOINTS)
+    before = found[-1].facts.get("global_batch", batch) if found else batch
+    if before != batch:
+        told(world, f"customize: goes on with {before:,} pairs a step, as it began, now in {world.size} processes")
+    return before, math.ceil(math.ceil(before / world.size) / request.batch_size)
 
 
-def from_table(embeddings: Embeddings, table: pa.Table, caption: str, base: Model) -> TrainingPairs:
-    """Rows of embeddings as training pairs, their text vectors too where this very model made them."""
-    names = table["shard"].to_pylist()
-    distinct = sorted(set(names))
-    place = {name: index for index, name in enumerate(distinct)}
-    vectors = None
-    if embeddings.model.sha256 == base.id.sha256 and all(part.texts() is not None for part in embeddings.parts):
-        part, row = table["part"].to_numpy(), table["row"].to_numpy()
-        vectors = np.empty((len(table), base.id.dim), np.float32)
-        for block in embeddings.parts:
-            chosen = np.flatnonzero(part == block.number)
-            vectors[chosen] = block.texts()[row[chosen]]
-    return TrainingPairs(
-        [embeddings.shard_path(name) for name in distinct],
-        np.array([place[name] for name in names], np.int32),
-        table["offset"].to_numpy().astype(np.int64),
-        table["size"].to_numpy().astype(np.int64),
-        table["key"].to_pylist(),
-        table[caption].to_pylist(),
-        vectors,
-    )
+def order_of(pairs: TrainingPairs, keep: np.ndarray, batch: int, seed: int, repeats: np.ndarray | None) -> Order:
+    """The order of the run; shard by shard where the shards are remote."""
+    more: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
+    if getattr(pairs, "storage", None) is not None:
+        more |= {"shards": pairs.shard[keep], "window": pairs.storage.window}
+    return Order(len(keep), batch, seed, **more)
+
+
+def split_of(request: Request, model: Model, precision: str) -> Split:
+    """The image tower in its frozen and its trained part."""
+    checkpointed = "all" if request.grad_checkpointing_gates else "hosts" if request.grad_checkpointing else "no"
+    more = {"precision": precision, "prepack": not request.compile, "checkpointed": checkpointed}
+    known = inspect.signature(split).parameters
+    if checkpointed != "no" and hasattr(model.net, "transformer"):
+        model.net.transformer.grad_checkpointing = True  # of the text tower, where it is trained
+    chosen = {name: value for name, value in more.items() if name in known}
+    return split(model.net.visual, deepest="stem" if request.views else "block", **chosen)
+
+
+def validation(
+    request: Request, judge: Judge, often: Often, model: Model
+) -> Callable[[int], tuple[Figures, float | None] | None]:
+    """What the loop calls after every step: figures and the one to choose by, where a validation is due."""
+
+    def validate(done: int) -> tuple[Figures, float | None] | None:
+        loss = judge.pairs is not None and often.validation_due(done, request.val_frequency)
+        zero_shot = judge.task is not None and often.validation_due(done, request.zeroshot_frequency)
+        if not loss and not zero_shot:
+            return None
+        figures, value = judge(model, loss=loss, zero_shot=zero_shot)
+        freeze_statistics(model.net)
+        told(judge.world, f"customize: after step {done:,}: {shown(figures)}")
+        return figures, value
+
+    return validate
+
+
+@contextlib.contextmanager
+def tracking(request: Request, stage: Stage, world: World, start: int) -> Iterator[Any]:
+    """The records of the first process; None in the others."""
+    if not world.first:
+        yield None
+        return
+    name = request.name or stage.out.resolve().name
+    settings = stage.manifest.options
+    reports = check_report_to(request.report_to)
+    with tracker(stage.work, reports, out=stage.out, name=name, settings=settings, start=start) as log:
+        yield log
 
 
 def view_features(
-    request: Request,
-    model: Model,
-    pairs: TrainingPairs,
-    at: Split,
-    device: torch.device,
-    precision: str,
+    request: Request, model: Model, pairs: TrainingPairs, at: Split, device: torch.device, precision: str
 ) -> views.ViewFeatures:
     """The kept features of the frozen lower tower; ReactvlError when the tower has none."""
     if at.at == "pixels":
         raise ReactvlError("views: no part of the image tower below the trained ones is frozen; leave --views out")
     lower = digest(at.state, {"at": at.at, "precision": precision, "device": device.type})
     augment = Augment(
-        model, request.augmentation, seed=0
+        model, configure(request.aug_cfg), seed=0
     )  # kept views are the same for every seed; see `train/views.py`
-    folder = request.view_cache / views.key(augment, lower, model.image_size)
+    folder = request.kept_views / views.key(augment, lower, model.image_size)
     if at.at == "stem":
         model.net.visual.conv1.stem.to(memory_format=torch.channels_last)
     model.net.eval()
@@ -245,41 +332,35 @@ def view_features(
     )
 
 
-def text_source(
-    model: Model, pairs: TrainingPairs, device: torch.device, precision: str
-) -> tuple[Callable[[np.ndarray], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """Rows to the text side's input, and that input to text features (B, dim): what is frozen of the text tower runs once.
-
-    A locked tower gives known vectors; a frozen Hugging Face transformer under a trained projection gives its pooled
-    features; any other tower gets tokens, cut to the longest of the batch where that is exact.
-    """
-    encoder = Encoder(model, device=str(device), precision=precision)
-    trained = [name for name, parameter in model.net.named_parameters() if parameter.requires_grad]
-    beside = [name for name in trained if not name.startswith("visual.") and name not in ("logit_scale", "logit_bias")]
-    if not beside:
-        vectors = pairs.vectors if pairs.vectors is not None else encoder.texts(pairs.captions)
-        return lambda rows: torch.from_numpy(np.asarray(vectors[rows], np.float32)), lambda texts: texts
-    if all(name.startswith("text.proj.") for name in beside):
-        pooled = encoder.pooled_texts(pairs.captions)
-        return lambda rows: torch.from_numpy(pooled[rows]), model.net.text.proj
-
-    def tokens(rows: np.ndarray) -> torch.Tensor:
-        made = model.tokenize([pairs.captions[row] for row in rows])
-        used = (made != encoder.pad_id).any(dim=0).nonzero().max() + 1 if encoder.trims else made.shape[1]
-        return made[:, : int(used)]
-
-    return tokens, lambda made: text_features(model.net, made)
+def unread_file(stage: Stage, world: World) -> Path:
+    return stage.work / f"unread_{world.rank}.json"
 
 
-def write(model: Model, stage: Stage) -> None:
+def earlier_unread(stage: Stage) -> dict[int, str]:
+    """Pictures that this run could not read, in any process and before it was stopped, row -> reason."""
+    found: dict[int, str] = {}
+    for path in sorted(stage.work.glob("unread_*.json")):
+        found |= {int(row): why for row, why in json.loads(path.read_text()).items()}
+    return found
+
+
+def write(model: Model, stage: Stage, swept: dict | None) -> None:
     """Move what training left in the work folder to its place and write the model folder."""
     model.net.eval()
     shutil.rmtree(stage.out / "model", ignore_errors=True)
     model.save(stage.work / "model")
     os.replace(stage.work / "model", stage.out / "model")
-    (stage.out / "checkpoints").mkdir(exist_ok=True)
-    os.replace(stage.work / loop.CHECKPOINT, stage.out / "checkpoints" / "last.safetensors")
-    os.replace(stage.work / "metrics.jsonl", stage.out / "metrics.jsonl")
+    checkpoints.publish(stage.work / loop.CHECKPOINTS, stage.out / "checkpoints")
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        if (stage.work / name).exists():
+            os.replace(stage.work / name, stage.out / name)
+    if swept is not None:
+        write_json(stage.out / "interpolation.json", swept)
+
+
+def told(world: World, text: str) -> None:
+    if world.first:
+        say(text)
 
 
 def tell(stage: Stage, facts: dict, counts: dict[str, int]) -> None:

@@ -1,56 +1,29 @@
-"""The training loop: AdamW, warm-up and cosine, mixed precision, checkpoints that resume bit for bit.
+"""The training loop: steps from the last checkpoint to the end, checkpoints and validations on their way, records of all.
 
-A step's pairs and views are functions of (seed, step), so a checkpoint holds the step, the trained tensors and the optimizer's
-moments, and nothing about loaders.
+A step's pairs and views are functions of (seed, step), so that a run that was killed goes on at the next step; on one CPU
+process it ends in the same bytes as a run that was left alone.
 """
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-from reactvl.manifest import replacing, write_bytes
-from reactvl.models.encoder import autocast
+from reactvl.manifest import ReactvlError
 from reactvl.models.gates import gate_openings
 from reactvl.progress import progress
-from reactvl.train.loss import clip_loss
-from reactvl.train.tuning import Group
+from reactvl.train import checkpoints
+from reactvl.train.schedule import Schedule
+from reactvl.train.step import Batch, Stepper
+from reactvl.train.tracking import Pace, Tracker
 
-MAX_LOGIT_SCALE = math.log(100)
-BETAS, EPS = (0.9, 0.98), 1e-6
-CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """One step's input: `inputs` go through `upper`, `texts` through `text_upper`."""
-
-    inputs: Tensor
-    texts: Tensor
-    epoch: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up from 0, then a half cosine down to 0 (open_clip's)."""
-
-    steps: int
-    warmup: int
-
-    def factor(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1)))
+CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass
@@ -63,127 +36,140 @@ class Report:
     pairs: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When a run saves and validates, asked after every step with the number done, and what its checkpoints say of it.
+
+    `validate` gives None where nothing is due, else figures and the one to choose the best checkpoint by, the greater the
+    better, None where it is not among them.
+    """
+
+    save_at: Callable[[int], bool]
+    keep: int = 1
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validate: Callable[[int], tuple[dict[str, float], float | None] | None] | None = None
+    before_save: Callable[[], None] | None = None  # in every process
+
+
 def train(
-    net: nn.Module,
-    upper: Callable[[Tensor], Tensor],
-    text_upper: Callable[[Tensor], Tensor],
-    groups: list[Group],
+    stepper: Stepper,
     batches: Callable[[int], Iterator[Batch]],
     schedule: Schedule,
+    plan: Plan,
     *,
     folder: Path,
-    metrics: Path,
-    precision: str,
-    checkpoint_every: int,
-    grad_clip: float | None = None,
+    tracking: Callable[[int], contextlib.AbstractContextManager[Tracker | None]],
+    pace: Callable[[], Pace] = Pace,
 ) -> Report:
-    """Run the steps that `folder`'s checkpoint has not, in place on `net`'s trained parameters.
+    """Run the steps that `folder`'s checkpoints have not, in place on the network's trained parameters.
 
-    `batches(step)` yields the batches from that step on. `metrics` gets one JSON line a step: step, epoch, loss, lr,
-    logit_scale, accuracy in the batch, widest gate.
+    `batches(step)` yields this process's batches from that step on; `tracking(step)` opens the records from that step on
+    (None in all processes but the first). Where a batch cannot be made in one of the processes, the steps done are saved
+    before the error ends all. Raises ReactvlError also when the loss is no longer a number.
     """
-    device = net.logit_scale.device
-    parameters = dict(net.named_parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [parameters[n] for n in group.names], "lr": group.lr, "weight_decay": group.weight_decay}
-            for group in groups
-        ],
-        betas=BETAS,
-        eps=EPS,
-    )
-    trained = [name for group in groups for name in group.names]
-    start = resume(folder, parameters, trained, optimizer, metrics)
-    report, began = Report(), time.monotonic()
-    source = batches(start)
-    with progress("customizing", schedule.steps, "steps") as bar, open(metrics, "a") as log:
-        bar.advance(start, resumed=True)
-        for step in range(start, schedule.steps):
-            waiting = time.monotonic()
-            batch = next(source)
-            report.waited += time.monotonic() - waiting
-            for group, given in zip(optimizer.param_groups, groups, strict=True):
-                group["lr"] = given.lr * schedule.factor(step)
-            optimizer.zero_grad(set_to_none=True)
-            with autocast(device, precision), attention(device):
-                images = upper(batch.inputs.to(device))
-                texts = text_upper(batch.texts.to(device))
-            images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-            loss, accuracy = clip_loss(images, texts, net.logit_scale.exp())
-            loss.backward()
-            if grad_clip:
-                nn.utils.clip_grad_norm_([parameters[name] for name in trained], grad_clip)
-            optimizer.step()
-            with torch.no_grad():
-                net.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-            record = {
-                "step": step,
-                "epoch": round(batch.epoch, 4),
-                "loss": round(float(loss.detach()), 6),
-                "lr": max(group["lr"] for group in optimizer.param_groups[:1]),
-                "logit_scale": round(float(net.logit_scale.detach().exp()), 4),
-                "accuracy": round(float(accuracy), 4),
-            }
-            if openings := gate_openings(net):
-                record["widest_gate"] = round(max(openings.values()), 5)
-            log.write(json.dumps(record) + "\n")
-            report.pairs += len(batch.inputs)
-            report.steps_done += 1
-            done = step + 1
-            if done % checkpoint_every == 0 or done == schedule.steps:
+    world, home = stepper.world, folder / CHECKPOINTS
+    found = checkpoints.whole(home)
+    if found:
+        checkpoints.restore(found[-1], stepper)
+    world.barrier()  # nobody removes a checkpoint that another still reads
+    start = saved = stepper.steps
+    report, clock = Report(), pace()
+    bar_of = progress("customizing", schedule.steps, "steps") if world.first else contextlib.nullcontext()
+    with (
+        tracking(start) as log,
+        bar_of as bar,
+        fork_random(stepper.device),
+        contextlib.closing(batches(start)) as source,
+    ):
+        if bar:
+            bar.advance(start, resumed=True)
+        pending: tuple[int, float, dict] | None = None
+
+        def settle() -> None:
+            """Fetch the figures of the last step from the device and tell them."""
+            nonlocal pending
+            if pending is None:
+                return
+            record = record_of(*pending, list(stepper.alphas))
+            pending = None
+            if not math.isfinite(record["loss"]) and stepper.precision != "fp16":
+                raise ReactvlError(
+                    f"step {record['step']}: the loss is {record['loss']}; lower --lr or set --grad-clip-norm 1 (the last "
+                    f"checkpoint is of {saved:,} steps)"
+                )
+            if log:
+                log.step(record, clock.figures())
+                clock.show(bar, record)
+
+        def save(value: float | None = None) -> None:
+            nonlocal saved
+            settle()
+            saved = stepper.steps
+            if plan.before_save:
+                plan.before_save()
+            if world.first:
                 log.flush()
-                save(folder, parameters, trained, optimizer, done)
-            share = report.waited / max(time.monotonic() - began, 1e-9)
-            bar.advance(1, f"loss {record['loss']:.3f}, waiting for data {share:.0%}")
-    report.seconds = time.monotonic() - began
+                facts = plan.facts | ({} if value is None else {"validation": value})
+                checkpoints.save(home, stepper, facts, plan.keep)
+
+        while stepper.steps < schedule.steps:
+            waiting = time.monotonic()
+            batch, fault = following(source)
+            clock.waited += time.monotonic() - waiting
+            if world.size > 1 and sum(world.counts(int(fault is not None))):
+                fault = fault or ReactvlError(f"process {world.rank} ends with another, whose data failed")
+            if fault is not None:
+                if stepper.steps > saved:
+                    save()
+                raise fault
+            told = stepper.step(batch, schedule.factor(stepper.steps))
+            settle()
+            pending = (stepper.steps - 1, batch.epoch, told)
+            clock.samples += len(batch.inputs) * world.size
+            report.steps_done += 1
+            done, last = stepper.steps, stepper.steps == schedule.steps
+            value = None
+            if plan.validate and (judged := plan.validate(done)) is not None:
+                figures, value = judged
+                if log:
+                    log.validation({"step": done, "epoch": round(batch.epoch, 4), **figures})
+            if value is not None or last or plan.save_at(done):
+                save(value)
+    world.barrier()  # the last checkpoint is whole before anybody reads it
+    report.seconds, report.waited, report.pairs = clock.seconds, clock.waited, clock.samples
     return report
 
 
-def attention(device: torch.device) -> contextlib.AbstractContextManager:
-    """On CPU the plain products: for a ViT's short sequences they run faster there than the fused kernel, which is for long ones."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+def following(source: Iterator[Batch]) -> tuple[Batch | None, ReactvlError | None]:
+    """The next batch, or why there is none."""
+    try:
+        return next(source), None
+    except ReactvlError as fault:
+        return None, fault
 
 
-def save(
-    folder: Path, parameters: dict[str, nn.Parameter], trained: list[str], optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    """Write the checkpoint, whole or not at all: every trained tensor as `weight:NAME`, with AdamW's `step:`, `exp_avg:`
-    and `exp_avg_sq:` beside it."""
-    tensors = {}
-    for name in trained:
-        kept = {"weight": parameters[name].detach(), **optimizer.state.get(parameters[name], {})}
-        tensors |= {f"{kind}:{name}": tensor.cpu().contiguous() for kind, tensor in kept.items()}
-    with replacing(folder / CHECKPOINT) as part:
-        save_file(tensors, part, {"step": str(step)})
+def record_of(step: int, epoch: float, told: dict, alphas: list[str]) -> dict[str, Any]:
+    """A step's line of metrics.jsonl."""
+    record = {
+        "step": step,
+        "epoch": round(epoch, 4),
+        "loss": round(float(told["loss"]), 6),
+        "lr": told["lr"],
+        "logit_scale": round(float(told["logit_scale"]), 4),
+        "accuracy": round(float(told["accuracy"]), 4),
+    }
+    if "gradient_norm" in told:
+        record["gradient_norm"] = round(float(told["gradient_norm"]), 5)
+    if "gates" in told:
+        values = told["gates"].tolist()
+        record["widest_gate"] = round(max(map(abs, values)), 5)
+        record["gates"] = {name: round(value, 5) for name, value in zip(alphas, values, strict=True)}
+    return record
 
 
-def resume(
-    folder: Path,
-    parameters: dict[str, nn.Parameter],
-    trained: list[str],
-    optimizer: torch.optim.Optimizer,
-    metrics: Path,
-) -> int:
-    """Load the checkpoint if there is one, cut `metrics` to its step, and return the step to go on from."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        write_bytes(metrics, b"")
-        return 0
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    with torch.no_grad():
-        for name in trained:
-            parameter = parameters[name]
-            parameter.copy_(tensors[f"weight:{name}"])
-            kept = {kind: tensors.get(f"{kind}:{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
-            if kept["step"] is not None:
-                optimizer.state[parameter] = {
-                    kind: tensor if kind == "step" else tensor.to(parameter.device) for kind, tensor in kept.items()
-                }
-    lines = metrics.read_bytes().splitlines(keepends=True)[:step]
-    write_bytes(metrics, b"".join(lines))
-    return step
+def fork_random(device: torch.device) -> contextlib.AbstractContextManager:
+    """Leave the caller's random generators as they are: every step seeds its own."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def openings_after(net: nn.Module) -> float | None:
