@@ -131,8 +131,8 @@ class Stage:
         return self.manifest
 
 
-# What is no result: wall-clock figures, and `features/`, evaluate's cache, which outlives the result and checks itself.
-UNHASHED = {".work", "manifest.json", "timing.json", ".lock", "recipe.toml", "features"}
+# What is no result: wall-clock figures, what trackers write, and `features/`, evaluate's cache, which outlives the result and checks itself.
+UNHASHED = {".work", "manifest.json", "timing.json", ".lock", "recipe.toml", "features", "tensorboard", "wandb"}
 
 
 @contextlib.contextmanager
