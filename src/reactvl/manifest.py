@@ -131,8 +131,11 @@ class Stage:
         return self.manifest
 
 
-# What is no result: wall-clock figures, what trackers write, and `features/`, evaluate's cache, which outlives the result and checks itself.
-UNHASHED = {".work", "manifest.json", "timing.json", ".lock", "recipe.toml", "features", "tensorboard", "wandb"}
+# What is no result: wall-clock figures, what trackers write, and `features/`, evaluate's cache, which outlives the result and
+# checks itself.
+UNHASHED = {
+    ".work", "manifest.json", "timing.json", ".lock", "recipe.toml", "features", "tensorboard", "wandb",
+}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -78,14 +78,16 @@ def test_trackers_are_checked_before_any_work(monkeypatch):
 
 
 def test_the_progress_line_says_pace_waiting_work_scale_and_gates():
-    pace = Pace(flops_a_sample=2e9, peak=1e12)
-    pace.began -= 10.0
-    pace.samples, pace.waited = 1000, 2.5
+    asked = []
+    pace = Pace(flops=4e9, peak=lambda: asked.append(1) or 1e12)
+    assert "mfu" not in pace.figures()  # a run of seconds does not measure the machine
+    pace.began -= 25.0
+    pace.samples, pace.waited = 2500, 6.25
     figures = pace.figures()
     assert figures["samples_per_second"] == pytest.approx(100, rel=1e-2)
     assert figures["data_wait_share"] == pytest.approx(0.25, rel=1e-2)
-    assert figures["mfu"] == pytest.approx(0.2, rel=1e-2)  # 1,000 x 2e9 / 10 s of 1e12 a second
+    assert figures["mfu"] == pytest.approx(0.4, rel=1e-2)  # 2,500 x 4e9 / 25 s of 1e12 a second
     bar = Progress("customizing", 10, "steps")
     pace.show(bar, record(0))
-    assert bar.note == "loss 2.500, 100 samples/s, MFU 20%, waiting for data 25%, scale 14.0, gates up to 0.250"
-    assert "mfu" not in Pace().figures()
+    assert bar.note == "loss 2.500, 100 samples/s, MFU 40%, waiting for data 25%, scale 14.0, gates up to 0.250"
+    assert asked == [1]

@@ -37,7 +37,7 @@ from reactvl.train.order import Order
 from reactvl.train.pairs import TrainingPairs
 from reactvl.train.schedule import Schedule
 from reactvl.train.step import Stepper, precision_of
-from reactvl.train.tracking import check_report_to, tracker
+from reactvl.train.tracking import Pace, check_report_to, tracker
 
 SHUT = 0.05  # a gate whose |tanh(alpha)| stays below this has hardly opened
 
@@ -188,7 +188,7 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     )
     report = loop.train(
         stepper, lambda start: feed.batches(start, steps), Schedule(steps, warmup, request.lr_scheduler), plan, folder=stage.work,
-        tracking=functools.partial(tracking, request, stage, world),
+        tracking=functools.partial(tracking, request, stage, world), pace=pace_of(model, at, features, batch, device, precision, world),
     )  # fmt: skip
 
     if request.take == "best" and (champion := checkpoints.best(checkpoints.whole(stage.work / loop.CHECKPOINTS))):
@@ -291,6 +291,18 @@ def validation(
         return figures, value
 
     return validate
+
+
+def pace_of(
+    model: Model, at: Split, features: Any, batch: int, device: torch.device, precision: str, world: World
+) -> Callable[[], Pace]:
+    """What measures the run's pace; with the towers' arithmetic where it can be counted, for MFU."""
+    try:
+        from reactvl.train import flops
+    except ImportError:
+        return Pace
+    each = flops.step_flops(model.net, batch, kept=at.at if features else None) / batch
+    return lambda: Pace(each, lambda: flops.peak(device, precision) * world.size)
 
 
 @contextlib.contextmanager

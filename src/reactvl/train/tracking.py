@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from reactvl.manifest import ReactvlError, write_bytes
 from reactvl.progress import Progress
 
 TRACKERS = ("tensorboard", "wandb")
+SETTLED = 20.0  # seconds before MFU is told
 SHOWN = 0.25  # seconds between figures sent to trackers: a tracker is no place for every step of a fast run
 
 
@@ -151,12 +152,17 @@ SINKS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 class Pace:
-    """Samples a second, the share of time that waits for data, and, where the work of a sample is known, MFU."""
+    """Samples a second, the share of time that waits for data, and, where the work of a sample is known, MFU.
 
-    def __init__(self, flops_a_sample: float | None = None, peak: float | None = None):
+    `flops`: of a sample. `peak` gives the machine's FLOP/s in all processes; it is asked once, `SETTLED` seconds into the run,
+    because it is measured.
+    """
+
+    def __init__(self, flops: float | None = None, peak: Callable[[], float] | None = None):
         self.began = time.monotonic()
         self.samples, self.waited = 0, 0.0
-        self.flops, self.peak = flops_a_sample, peak
+        self.flops, self.peak = flops, peak
+        self.rate: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -164,8 +170,10 @@ class Pace:
 
     def figures(self) -> dict[str, float]:
         found = {"samples_per_second": self.samples / self.seconds, "data_wait_share": self.waited / self.seconds}
-        if self.flops and self.peak:
-            found["mfu"] = self.samples * self.flops / self.seconds / self.peak
+        if self.flops and self.peak and self.seconds > SETTLED:
+            if self.rate is None:
+                self.rate = self.peak()
+            found["mfu"] = self.samples * self.flops / self.seconds / self.rate
         return found
 
     def show(self, bar: Progress, record: dict[str, Any]) -> None:
