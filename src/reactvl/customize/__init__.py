@@ -11,13 +11,15 @@ that was stopped goes on from its last checkpoint and ends in the same bytes (on
 from pathlib import Path
 from typing import Annotated, Literal
 
+from reactvl.customize.flags import translated
 from reactvl.manifest import ReactvlError
-from reactvl.options import Opt
+from reactvl.options import Opt, spelled_by
 
 Tune = Literal["gated-image", "locked-text", "locked-image", "full"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "amp", "amp_bf16", "amp_bfloat16"]
 
 
+@spelled_by(translated)
 def customize(
     model: Annotated[str | object, Opt("model to start from: NAME:TAG, a model folder, an earlier result")],
     pairs: Annotated[
@@ -31,11 +33,14 @@ def customize(
     tune: Annotated[Tune, Opt("what is trained: new gates, the image tower, or everything")] = "gated-image",
     last_k: Annotated[int | None, Opt("gated blocks, from the top (default: REACT's, 6, and 12 for 48 layers)")] = None,
     freeze: Annotated[list[str], Opt("regular expressions of parameter names that stay frozen all the same")] = [],  # noqa: B006
-    unlock_last: Annotated[int, Opt("blocks of the image tower, from the top, that are trained besides")] = 0,
+    rules: Annotated[list[str], Opt("rates of single parameters, EXPRESSION=LR or EXPRESSION=LR:DECAY")] = [],  # noqa: B006
+    unlock_last: Annotated[int, Opt("blocks of the locked tower, from the top, that are trained besides")] = 0,
     resume: Annotated[
         str | None, Opt("file of weights to start from; a run's own checkpoint goes first, `latest` means just that")
     ] = None,
-    force_quick_gelu: Annotated[bool, Opt("the model's activation is QuickGELU, as OpenAI's weights want it")] = False,
+    force_quick_gelu: Annotated[
+        bool | None, Opt("the activation of weights that do not say theirs: QuickGELU, as OpenAI's, or (--no-...) GELU")
+    ] = None,
     train_data: Annotated[str | None, Opt("shards to train on, as the positional pairs: open_clip's spelling")] = None,
     dataset_type: Annotated[
         Literal["auto", "webdataset", "csv", "synthetic"], Opt("format of train_data; webdataset is what there is")
@@ -66,6 +71,10 @@ def customize(
     aug_cfg: Annotated[
         list[str], Opt("augmentation, KEY=VALUE over REACT's recipe: scale=(0.5,1.0) hflip=0.5 re_prob=0")
     ] = [],  # noqa: B006
+    augment_on: Annotated[
+        Literal["workers", "device"],
+        Opt("where: timm's Pillow pipeline in the workers, or batched on the training device"),
+    ] = "workers",
     views: Annotated[
         int, Opt("augmented views of a pair whose frozen features are kept; 0 makes new views every epoch")
     ] = 0,

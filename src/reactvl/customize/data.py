@@ -13,9 +13,10 @@ from reactvl.handles.foreign import is_published
 from reactvl.handles.pairs import FILE, Pairs
 from reactvl.manifest import InputId, ReactvlError, input_id, read_manifest
 from reactvl.models.model import Model
-from reactvl.pool.patterns import expand
+from reactvl.pool.shards import shard_names
 from reactvl.pool.tars import fingerprint
-from reactvl.train.pairs import TrainingPairs, from_shards
+from reactvl.train.pairs import Texts, TrainingPairs
+from reactvl.train.sources import open_pairs, sources_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_data(request: Request, base: Model, work: Path) -> Data:
         rows, held_out = rows[~chosen], pairs.take(rows[chosen])
     elif request.val_data is not None:
         held_out, _ = opened(request.val_data, base, work / "val", None)
-    repeats = getattr(pairs, "repeats", None)
+    repeats = pairs.repeats
     if request.balance_classes:
         if classes is None:
             raise ReactvlError("balance_classes: only retrieved pairs (a folder of `reactvl retrieve`) have classes")
@@ -91,18 +92,15 @@ def opened(pairs: Any, base: Model, work: Path, factors: str | None) -> tuple[Tr
 
 def of_shards(pattern: str, work: Path, factors: str | None) -> TrainingPairs:
     """The pairs of webdataset shards."""
-    try:
-        from reactvl.train.sources import open_pairs
-    except ModuleNotFoundError:
-        return from_shards(pattern)
     return open_pairs(pattern, work=work, factors=factors)
 
 
 def from_table(embeddings: Embeddings, table: pa.Table, caption: str, base: Model) -> TrainingPairs:
     """Rows of embeddings as training pairs, their text vectors too where this very model made them."""
-    names = table["shard"].to_pylist()
-    distinct = sorted(set(names))
-    place = {name: index for index, name in enumerate(distinct)}
+    shard = table["shard"].combine_chunks().dictionary_encode()
+    distinct = sorted(shard.dictionary.to_pylist())
+    places = {name: place for place, name in enumerate(distinct)}
+    place = np.array([places[name] for name in shard.dictionary.to_pylist()], np.int32)
     vectors = None
     if embeddings.model.sha256 == base.id.sha256 and all(part.texts() is not None for part in embeddings.parts):
         part, row = table["part"].to_numpy(), table["row"].to_numpy()
@@ -112,11 +110,11 @@ def from_table(embeddings: Embeddings, table: pa.Table, caption: str, base: Mode
             vectors[chosen] = block.texts()[row[chosen]]
     return TrainingPairs(
         [embeddings.shard_path(name) for name in distinct],
-        np.array([place[name] for name in names], np.int32),
+        place[shard.indices.to_numpy()],
         table["offset"].to_numpy().astype(np.int64),
         table["size"].to_numpy().astype(np.int64),
-        table["key"].to_pylist(),
-        table[caption].to_pylist(),
+        Texts(table["key"]),
+        Texts(table[caption]),
         vectors,
     )
 
@@ -146,7 +144,8 @@ def identity(pairs: Any, out: Path, name: str) -> tuple[dict[str, InputId], dict
             "TEXT), then give the shards"
         )
     key = "shards" if name == "pairs" else f"{name} shards"
-    text = str(pairs)
-    if "://" in text:  # remote: named, not read
-        return {}, {key: text}
-    return {}, {key: {path.name: fingerprint(path).ends_sha256 for path in expand(text)}}
+    sources = sources_of(pairs if isinstance(pairs, list) else str(pairs), None)
+    remote = [shard for source in sources if source.remote for shard in source.shards]  # named, not read
+    names = shard_names([Path(shard) for source in sources if not source.remote for shard in source.shards])
+    found = {name: fingerprint(path).ends_sha256 for path, name in names.items()}
+    return {}, {key: found, **({f"remote {key}": remote} if remote else {})}

@@ -12,7 +12,6 @@ from reactvl.customize.texts import TextSide
 from reactvl.manifest import ReactvlError
 from reactvl.models.model import Model
 from reactvl.train import loader, views
-from reactvl.train.augmentation import Augment
 from reactvl.train.distributed import World
 from reactvl.train.frozen import Split
 from reactvl.train.order import Order
@@ -33,7 +32,7 @@ class Feed:
     per_epoch: float
     split: Split
     features: views.ViewFeatures | None
-    augment: Augment
+    augment: loader.Augmentation
     texts: TextSide
     world: World
     accumulate: int
@@ -43,7 +42,7 @@ class Feed:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps start..stop."""
-        storage = getattr(self.pairs, "storage", None)
+        storage = self.pairs.storage
         if storage is not None:
             storage.follow(self.order, start)  # remote shards, fetched ahead of the steps
         planned = ((step, *self.order.step(step)) for step in range(start, stop))
@@ -64,7 +63,9 @@ class Feed:
             for _, places, all_epochs in planned
             for rows, epochs in self.pieces(self.keep[places], all_epochs)
         )
-        with_workers = loader.batches(self.pairs, self.augment, plan, self.request.workers)
+        with_workers = loader.batches(
+            self.pairs, self.augment, plan, self.request.workers, pin_memory=self.device.type == "cuda"
+        )
         for step, places, epochs in again:
             rows, part = self.keep[places], self.world.part(len(places))
             inputs, kept = [], []
@@ -75,8 +76,7 @@ class Feed:
                 kept.append(~np.isin(piece, list(bad)))
                 if len(good):
                     pictures = pictures.to(self.device, non_blocking=True)
-                    if hasattr(self.augment, "on_device"):
-                        pictures = self.augment.on_device(pictures, loaded.epochs, loaded.samples)
+                    pictures = self.augment.on_device(pictures, loaded.epochs, loaded.samples)
                     with torch.no_grad(), mixed(self.device, self.precision):
                         inputs.append(self.split.lower(pictures))
             mask = np.concatenate(kept)

@@ -17,7 +17,7 @@ def starting_model(request: Request) -> Model:
 
     `--resume latest` is what a run does anyway, to go on from its own checkpoint; the model's weights stand in its name.
     """
-    flags = {"quick_gelu": True} if request.force_quick_gelu else {}
+    flags = {"quick_gelu": request.force_quick_gelu}
     if request.resume is None or request.resume == "latest":
         return load(request.model, **flags)
     path = Path(request.resume)

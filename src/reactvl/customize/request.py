@@ -13,7 +13,8 @@ DECIDING = (
 )  # fmt: skip
 # These too, but only where they are not what they were before the option came: older results stay up to date.
 ADDED = {
-    "unlock_last": 0, "draw": None, "balance_classes": False, "accum_freq": 1, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6,
+    "rules": [], "unlock_last": 0, "augment_on": "workers",
+    "draw": None, "balance_classes": False, "accum_freq": 1, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6,
     "lr_scheduler": "cosine", "mask_false_negatives": None, "text_bank": 0, "train_data_upsampling_factors": None, "val_share": 0.0,
     "take": "last", "interpolate": [],
 }  # fmt: skip
@@ -31,9 +32,10 @@ class Request:
     tune: str
     last_k: int | None
     freeze: list[str]
+    rules: list[str]
     unlock_last: int
     resume: str | None
-    force_quick_gelu: bool
+    force_quick_gelu: bool | None
     train_data_upsampling_factors: str | None
     train_num_samples: int | None
     draw: int | None
@@ -54,6 +56,7 @@ class Request:
     mask_false_negatives: float | None
     text_bank: int
     aug_cfg: list[str]
+    augment_on: str
     views: int
     view_cache: Path | None
     seed: int

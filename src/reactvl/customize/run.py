@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import inspect
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from reactvl.models.gates import gated_layers
 from reactvl.models.model import Model
 from reactvl.models.weights import digest
 from reactvl.progress import say
-from reactvl.train import checkpoints, loop, tuning, views
+from reactvl.train import checkpoints, flops, loop, tuning, views
 from reactvl.train.augmentation import Augment, configure
 from reactvl.train.distributed import World, joined_world
 from reactvl.train.frozen import Split, freeze_statistics, split
@@ -37,8 +36,10 @@ from reactvl.train.order import Order
 from reactvl.train.pairs import TrainingPairs
 from reactvl.train.schedule import Schedule
 from reactvl.train.step import Stepper, precision_of
+from reactvl.train.tensor_augmentation import TensorAugment
 from reactvl.train.tracking import Pace, check_report_to, tracker
 
+AUGMENT = {"workers": Augment, "device": TensorAugment}
 SHUT = 0.05  # a gate whose |tanh(alpha)| stays below this has hardly opened
 
 
@@ -128,8 +129,8 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     model.net.to(device)
     lr = request.lr or tuning.LEARNING_RATES[request.tune]
     groups = tuning.choose(
-        model.net, request.tune, lr=lr, alpha_lr=request.alpha_lr, weight_decay=request.wd, freeze=request.freeze,
-        **({"unlock_last": request.unlock_last} if request.unlock_last else {}),
+        model.net, request.tune, lr=lr, alpha_lr=request.alpha_lr, weight_decay=request.wd, freeze=request.freeze, rules=request.rules,
+        unlock_last=request.unlock_last,
     )  # fmt: skip
     trained = tuning.trained_count(model.net)
     told(
@@ -138,7 +139,7 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     )
 
     data = first_then_others(world, lambda: pairs_data.read_data(request, base, stage.work))
-    augment = Augment(model, configure(request.aug_cfg), request.seed)
+    augment = AUGMENT[request.augment_on](model, configure(request.aug_cfg), request.seed)
     at = split_of(request, model, precision)
     features = None
     if request.views:
@@ -259,7 +260,7 @@ def global_batch(request: Request, stage: Stage, world: World) -> tuple[int, int
 def order_of(pairs: TrainingPairs, keep: np.ndarray, batch: int, seed: int, repeats: np.ndarray | None) -> Order:
     """The order of the run; shard by shard where the shards are remote."""
     more: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
-    if getattr(pairs, "storage", None) is not None:
+    if pairs.storage is not None:
         more |= {"shards": pairs.shard[keep], "window": pairs.storage.window}
     return Order(len(keep), batch, seed, **more)
 
@@ -267,12 +268,15 @@ def order_of(pairs: TrainingPairs, keep: np.ndarray, batch: int, seed: int, repe
 def split_of(request: Request, model: Model, precision: str) -> Split:
     """The image tower in its frozen and its trained part."""
     checkpointed = "all" if request.grad_checkpointing_gates else "hosts" if request.grad_checkpointing else "no"
-    more = {"precision": precision, "prepack": not request.compile, "checkpointed": checkpointed}
-    known = inspect.signature(split).parameters
     if checkpointed != "no" and hasattr(model.net, "transformer"):
         model.net.transformer.grad_checkpointing = True  # of the text tower, where it is trained
-    chosen = {name: value for name, value in more.items() if name in known}
-    return split(model.net.visual, deepest="stem" if request.views else "block", **chosen)
+    return split(
+        model.net.visual,
+        deepest="stem" if request.views else "block",
+        precision=precision,
+        prepack=not request.compile,
+        checkpointed=checkpointed,
+    )
 
 
 def validation(
@@ -297,10 +301,6 @@ def pace_of(
     model: Model, at: Split, features: Any, batch: int, device: torch.device, precision: str, world: World
 ) -> Callable[[], Pace]:
     """What measures the run's pace; with the towers' arithmetic where it can be counted, for MFU."""
-    try:
-        from reactvl.train import flops
-    except ImportError:
-        return Pace
     each = flops.step_flops(model.net, batch, kept=at.at if features else None) / batch
     return lambda: Pace(each, lambda: flops.peak(device, precision) * world.size)
 
@@ -325,9 +325,8 @@ def view_features(
     if at.at == "pixels":
         raise ReactvlError("views: no part of the image tower below the trained ones is frozen; leave --views out")
     lower = digest(at.state, {"at": at.at, "precision": precision, "device": device.type})
-    augment = Augment(
-        model, configure(request.aug_cfg), seed=0
-    )  # kept views are the same for every seed; see `train/views.py`
+    # kept views are the same for every seed; see `train/views.py`
+    augment = AUGMENT[request.augment_on](model, configure(request.aug_cfg), seed=0)
     folder = request.kept_views / views.key(augment, lower, model.image_size)
     if at.at == "stem":
         model.net.visual.conv1.stem.to(memory_format=torch.channels_last)
