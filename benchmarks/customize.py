@@ -4,9 +4,8 @@
 
 The baseline is what `open_clip_train` does on the same weights, batch, precision and hardware (`training_ways.py`); both
 take turns in one process. A step's limit is its least arithmetic over the machine's rate in one large product, both by
-`train/flops.py`. Peak memory is that of a child process of each way, less what the process has before its first step in
-neither way's favour: weights, batches and optimizer count. With a GPU, batch 512 besides, alone on synthetic input and from
-JPEGs to steps.
+`train/flops.py`. Peak memory is that of a child process of each way: weights, batches and optimizer count. With a GPU,
+batch 512 besides, alone on synthetic input and from JPEGs to steps.
 """
 
 import json
@@ -40,7 +39,8 @@ NEEDS = {"gated-image": 1.9, "locked-text": 1.4}
 WORKERS = Path(__file__).with_name("training_ways.py")
 DEMO = Path(__file__).parents[1] / "demo"
 FREEZE = {"ViT-B/32": [], "demo": [r"visual\.conv1\.stem\..*"]}
-CHECK = {"gated-image": 1e-3, "locked-text": 1e-3}  # learning rates of the check of accuracy: the demo recipe's
+CHECK = {"gated-image": 1e-3, "locked-text": 2e-4}  # learning rates of the check of accuracy, which has no warm-up
+SAME = measuring.Need("no more than a point from it", lambda ours, baseline: abs(ours - baseline) <= 0.01)
 
 
 def main() -> None:
@@ -252,7 +252,7 @@ def accuracy(report, given) -> None:
             place = f"demo {tune}, {given.check_steps} steps"
             report.row(
                 f"{place}: {name}, mean zero-shot accuracy on the demo's tasks", scores[name], scores["upstream"], "",
-                against="open_clip's way, fp32", need=measuring.not_below(0.01),
+                against="open_clip's way, fp32", need=SAME,
             )  # fmt: skip
             report.row(f"{place}: {name}, last loss", last[name], last["upstream"], "", against="open_clip's way, fp32")
     shutil.rmtree(out)
@@ -268,11 +268,18 @@ def demo_pairs(base: rv.Model, count: int) -> tuple[torch.Tensor, list[str]]:
 
     pixels, captions = [], []
     for path in sorted((DEMO / "pool").glob("*.tar")):
+        if len(captions) == count:
+            break
         data = path.read_bytes()
         for sample in scan(path):
             if len(captions) == count:
                 break
-            picture = Image.open(io.BytesIO(data[sample.offset : sample.offset + sample.size])).convert("RGB")
+            try:
+                picture = Image.open(io.BytesIO(data[sample.offset : sample.offset + sample.size])).convert("RGB")
+            except OSError:  # the pool has broken pictures and pairs without a caption, on purpose
+                continue
+            if not sample.caption:
+                continue
             pixels.append(base.preprocess(picture))
             captions.append(sample.caption)
     return torch.stack(pixels), captions
