@@ -90,7 +90,7 @@ def trained(
     """One customization, as the recipe has it but for the pairs, the learning rate and the seed."""
     asked = options(recipe.customize[mode]) | {"lr": lr, "seed": seed}
     if condition == "random":
-        asked["train_num_samples"] = len(at.pairs["retrieved"])
+        asked["draw"] = len(at.pairs["retrieved"])
     source = at.pairs.get(condition, at.embeddings)
     name = f"{mode} {condition} lr {lr:g} seed {seed}".replace(" ", "-")
     return rv.customize(base, source, out=at.home / "customized" / name, view_cache=views, **asked)

@@ -16,7 +16,6 @@ from contextlib import nullcontext
 import measuring
 import torch
 import torch.nn.functional as F
-from reactvl.train.step import Batch, Stepper, mixed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +25,7 @@ from reactvl.models.encoder import Encoder
 from reactvl.models.model import Model, with_gates
 from reactvl.train import tuning
 from reactvl.train.frozen import freeze_statistics, split
+from reactvl.train.step import Batch, Stepper, mixed
 
 RATES = {"lr": 1e-4, "alpha_lr": 1e-4, "weight_decay": 0.1}
 OPEN = 0.1  # the alphas at the start: shut gates would leave their other weights without gradient

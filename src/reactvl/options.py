@@ -163,7 +163,12 @@ def spelled_by(translate: Callable[[Sequence[str]], list[str]]) -> Callable[[Cal
 def spelled(stage: Callable, args: list[str]) -> list[str]:
     """The arguments as their users spell them, in tyro's words: `--flag true|false|1|0` is `--flag` or `--no-flag`,
     and `--model NAME --pretrained TAG` is `--model NAME:TAG`."""
-    flags = {option.name.replace("_", "-") for option in options_of(stage) if option.type is bool}
+    flags = {
+        name.replace("_", "-")
+        for option in options_of(stage)
+        if option.type in (bool, bool | None)
+        for name in (option.name, *option.opt.also)
+    }
     args = getattr(stage, "translate", list)(args)
     words, at = [], 0
     while at < len(args):

@@ -187,10 +187,14 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
             unread_file(stage, world), {str(row): why for row, why in sorted(unread.items())}
         ),
     )
-    report = loop.train(
-        stepper, lambda start: feed.batches(start, steps), Schedule(steps, warmup, request.lr_scheduler), plan, folder=stage.work,
-        tracking=functools.partial(tracking, request, stage, world), pace=pace_of(model, at, features, batch, device, precision, world),
-    )  # fmt: skip
+    with contextlib.ExitStack() as ended:
+        if data.pairs.storage is not None:
+            ended.callback(data.pairs.storage.close)
+        report = loop.train(
+            stepper, lambda start: feed.batches(start, steps), Schedule(steps, warmup, request.lr_scheduler), plan,
+            folder=stage.work, tracking=functools.partial(tracking, request, stage, world),
+            pace=pace_of(model, at, features, batch, device, precision, world),
+        )  # fmt: skip
 
     if request.take == "best" and (champion := checkpoints.best(checkpoints.whole(stage.work / loop.CHECKPOINTS))):
         checkpoints.load_weights(champion, stepper)
