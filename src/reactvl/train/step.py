@@ -149,7 +149,8 @@ class Stepper:
         with self.arithmetic():
             images, made, scale, bias = self.in_parallel(inputs, texts)(inputs, self.own(texts))
         loss, accuracy = self.loss(images, texts if made is None else made, scale, bias, first, bank)
-        self.scaler.scale(self.weighted(loss)).backward()
+        with attention(self.device):  # for what checkpointing computes again
+            self.scaler.scale(self.weighted(loss)).backward()
         return loss, accuracy
 
     def in_pieces(self, inputs: Tensor, texts: Tensor, first: int, bank: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,8 @@ class Stepper:
                     for out, grad in zip(again, share, strict=True)
                     if grad is not None and out.requires_grad
                 ]
-                torch.autograd.backward([out for out, _ in pairs], [grad for _, grad in pairs])
+                with attention(self.device):
+                    torch.autograd.backward([out for out, _ in pairs], [grad for _, grad in pairs])
         return loss, accuracy
 
     def own(self, texts: Tensor, piece: slice = slice(None)) -> Tensor | None:

@@ -18,10 +18,10 @@ class Bare(nn.Module):
     """A module of any attributes and no forward."""
 
 
-def openai_net(seed: int = 0) -> nn.Module:
+def openai_net(seed: int = 0, config: dict = OPENAI) -> nn.Module:
     """open_clip's network of OpenAI's layout, its weights partly fp16 as in OpenAI's files."""
     torch.manual_seed(seed)
-    net = open_clip.CLIP(**OPENAI, quick_gelu=True)
+    net = open_clip.CLIP(**config, quick_gelu=True)
     open_clip.convert_weights_to_fp16(net)
     return net.eval()
 
