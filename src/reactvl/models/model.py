@@ -214,7 +214,7 @@ def quiet_transformers() -> None:
     try:
         import transformers
     except ImportError:
-        raise ReactvlError("this model's text needs transformers: pip install 'reactvl[demo]'") from None
+        raise ReactvlError("this model's text needs transformers: pip install 'reactvl[hf]'") from None
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
