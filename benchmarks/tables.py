@@ -20,6 +20,7 @@ ORDER = (
     "interactive",
     "retrieve_stage",
     "augmentation",
+    "customize",
     "vectors",
 )
 
