@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import reactvl as rv
+from reactvl.customize import texts
 from reactvl.customize.data import balanced
 from reactvl.manifest import ReactvlError, sha256_file
 from reactvl.train import checkpoints, loader
+from reactvl.train.distributed import World
 
 SHORT = {
     "steps": 8, "batch_size": 16, "aug_cfg": ["auto_augment=None", "re_prob=0"], "tune": "locked-text", "lr": 1e-3,
@@ -138,3 +140,22 @@ def test_bad_options_stop_before_any_work(pool, small_model, tmp_path, change, s
     with pytest.raises(ReactvlError, match=says):
         rv.customize(**{"model": small_model, "pairs": str(pool), "out": tmp_path / "out"} | SHORT | change)
     assert not os.path.exists(tmp_path / "out" / "manifest.json")  # noqa: PTH110
+
+
+def test_captions_that_were_encoded_before_a_stop_are_not_encoded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "CHUNK", 4)
+    asked: list[list[str]] = []
+
+    def encode(captions):
+        if len(asked) == 2 and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise KeyboardInterrupt
+        asked.append(list(captions))
+        return np.array([[len(caption), ord(caption[0])] for caption in captions], np.float32)
+
+    captions = [chr(97 + number) * (number + 1) for number in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        texts.encoded(encode, captions, World.alone(), tmp_path)
+    found = texts.encoded(encode, captions, World.alone(), tmp_path)
+    assert asked == [captions[:4], captions[4:8], captions[8:]]
+    np.testing.assert_array_equal(found.read(), [[len(caption), ord(caption[0])] for caption in captions])

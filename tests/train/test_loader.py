@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from reactvl.manifest import ReactvlError
 from reactvl.models import load
 from reactvl.train.augmentation import Augment, AugmentationCfg, configure
 from reactvl.train.loader import Loaded, Views, batches
-from reactvl.train.pairs import ShardGone, from_shards
+from reactvl.train.pairs import ShardGone, TrainingPairs
+from reactvl.train.sources import open_pairs
 from reactvl.train.table import Table
 from reactvl.train.tensor_augmentation import TensorAugment
+
+
+def opened(pool: Path) -> TrainingPairs:
+    return open_pairs(str(pool), work=pool.with_name(f"{pool.name}-work"))
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def content(loaded: Loaded) -> tuple:
 
 @pytest.mark.parametrize("kind", [Augment, TensorAugment])
 def test_batches_are_the_same_bytes_for_any_number_of_workers_and_start_method(pool, small_model, kind):
-    pairs, augment = from_shards(str(pool)), kind(load(small_model), AugmentationCfg(), seed=1)
+    pairs, augment = opened(pool), kind(load(small_model), AugmentationCfg(), seed=1)
     plan = plan_of(pairs)
     wanted = [content(loaded) for loaded in batches(pairs, augment, plan, 1)]
     for workers in (2, 3):
@@ -47,7 +53,7 @@ def test_batches_are_the_same_bytes_for_any_number_of_workers_and_start_method(p
 
 
 def test_a_batch_holds_the_plans_rows_without_the_unreadable_ones(pool, small_model):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), configure(["none"]), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), configure(["none"]), seed=1)
     plan = [[(5, 0), (3, 1), (20, 2), (5, 3), (14, 0)], [(3, 0)]]
     first, last = batches(pairs, augment, plan, 1)
     assert first.rows.tolist() == [5, 20, 5] and first.epochs.tolist() == [0, 2, 3]
@@ -69,7 +75,7 @@ def test_a_batch_holds_the_plans_rows_without_the_unreadable_ones(pool, small_mo
 
 
 def test_what_is_pickled_for_a_worker_is_small_whatever_the_number_of_pairs(pool, small_model):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), AugmentationCfg(), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), AugmentationCfg(), seed=1)
     few, many = (
         len(pickle.dumps(Views(Table.of(pairs.take(rows)), augment)))
         for rows in (np.arange(20), np.zeros(200_000, np.int64))
@@ -82,7 +88,7 @@ def test_what_is_pickled_for_a_worker_is_small_whatever_the_number_of_pairs(pool
 
 
 def test_the_file_of_a_pickled_table_goes_with_it(pool):
-    table = Table.of(from_shards(str(pool)))
+    table = Table.of(opened(pool))
     folder = table.__reduce__()[1][0]
     assert os.path.isdir(folder)  # noqa: PTH112
     del table
@@ -91,7 +97,7 @@ def test_the_file_of_a_pickled_table_goes_with_it(pool):
 
 @pytest.mark.parametrize("how", ["removed", "cut", "rewritten"])
 def test_a_shard_that_goes_or_changes_under_the_run_is_named(pool, small_model, how):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), configure(["simple"]), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), configure(["simple"]), seed=1)
     made = batches(pairs, augment, [[(row, 0)] for row in [0] * 8 + [13] * 8], 1)
     assert next(made).rows.tolist() == [0]  # at most 4 are made ahead: none of the second shard
     shard = pool / "00001.tar"
@@ -114,7 +120,7 @@ def test_a_shard_that_was_only_touched_is_the_same(pool, small_model):
 
     from reactvl.pool.tars import fingerprint
 
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), configure(["simple"]), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), configure(["simple"]), seed=1)
     pairs = replace(pairs, prints=[fingerprint(path) for path in pairs.shards])
     for path in pairs.shards:
         os.utime(path, ns=(5, 5))
@@ -122,7 +128,7 @@ def test_a_shard_that_was_only_touched_is_the_same(pool, small_model):
 
 
 def test_a_missing_shard_is_named_before_any_worker_starts(pool, small_model):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), configure(["simple"]), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), configure(["simple"]), seed=1)
     shutil.rmtree(pool)
     with pytest.raises(ShardGone, match=r"00000\.tar"):
         next(batches(pairs, augment, [[(0, 0)]], 1))
@@ -143,7 +149,7 @@ class Failing:
 
 
 def test_workers_end_with_an_early_close_and_with_a_fault(pool, small_model):
-    pairs, augment = from_shards(str(pool)), Augment(load(small_model), configure(["simple"]), seed=1)
+    pairs, augment = opened(pool), Augment(load(small_model), configure(["simple"]), seed=1)
     made = batches(pairs, augment, plan_of(pairs, 20), 2)
     next(made)
     assert multiprocessing.active_children()

@@ -17,6 +17,7 @@ from reactvl.pool.shards import shard_names
 from reactvl.pool.tars import fingerprint
 from reactvl.train.pairs import Texts, TrainingPairs
 from reactvl.train.sources import open_pairs, sources_of
+from reactvl.train.vectors import Vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +104,10 @@ def from_table(embeddings: Embeddings, table: pa.Table, caption: str, base: Mode
     place = np.array([places[name] for name in shard.dictionary.to_pylist()], np.int32)
     vectors = None
     if embeddings.model.sha256 == base.id.sha256 and all(part.texts() is not None for part in embeddings.parts):
-        part, row = table["part"].to_numpy(), table["row"].to_numpy()
-        vectors = np.empty((len(table), base.id.dim), np.float32)
-        for block in embeddings.parts:
-            chosen = np.flatnonzero(part == block.number)
-            vectors[chosen] = block.texts()[row[chosen]]
+        numbers = np.array([part.number for part in embeddings.parts])
+        order = np.argsort(numbers)
+        place_of_part = order[np.searchsorted(numbers[order], table["part"].to_numpy())]
+        vectors = Vectors([part.texts() for part in embeddings.parts], place_of_part, table["row"].to_numpy())
     return TrainingPairs(
         [embeddings.shard_path(name) for name in distinct],
         place[shard.indices.to_numpy()],

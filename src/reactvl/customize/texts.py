@@ -1,4 +1,4 @@
-"""The text side of a run: what is frozen of the text tower runs once, before training."""
+"""The text side of a run: what is frozen of the text tower runs once, before training, and is kept on disk."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,10 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reactvl.manifest import replacing
 from reactvl.models.encoder import Encoder, text_features
 from reactvl.models.model import Model
+from reactvl.progress import progress
 from reactvl.train.distributed import World
 from reactvl.train.pairs import TrainingPairs
+from reactvl.train.vectors import Vectors
+
+CHUNK = 1 << 16  # captions of one file; what is encoded together never depends on the number of processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +38,11 @@ def text_side(model: Model, pairs: TrainingPairs, encoder: Encoder, world: World
     trained = [name for name, parameter in model.net.named_parameters() if parameter.requires_grad]
     beside = [name for name in trained if not name.startswith("visual.") and name not in ("logit_scale", "logit_bias")]
     if not beside:
-        vectors = pairs.vectors if pairs.vectors is not None else shared(encoder.texts, pairs.captions, world, work)
-        return TextSide(lambda rows: torch.from_numpy(np.asarray(vectors[rows], np.float32)), None)
+        known = pairs.vectors if pairs.vectors is not None else encoded(encoder.texts, pairs.captions, world, work)
+        return TextSide(lambda rows: torch.from_numpy(known.read(rows)), None)
     if all(name.startswith("text.proj.") for name in beside):
-        pooled = shared(encoder.pooled_texts, pairs.captions, world, work)
-        return TextSide(lambda rows: torch.from_numpy(np.asarray(pooled[rows])), model.net.text.proj)
+        pooled = encoded(encoder.pooled_texts, pairs.captions, world, work)
+        return TextSide(lambda rows: torch.from_numpy(pooled.read(rows)), model.net.text.proj)
 
     def tokens(rows: np.ndarray) -> Tensor:
         made = model.tokenize([pairs.captions[row] for row in rows])
@@ -47,21 +52,24 @@ def text_side(model: Model, pairs: TrainingPairs, encoder: Encoder, world: World
     return TextSide(tokens, lambda made: text_features(model.net, made))
 
 
-def shared(
+def encoded(
     encode: Callable[[Sequence[str]], np.ndarray], captions: Sequence[str], world: World, work: Path
-) -> np.ndarray:
-    """Vectors (N, width) float32 of all captions. Several processes encode a part each, into one file that all map."""
-    if world.size == 1:
-        return encode(captions)
-    part, path = world.part(len(captions)), work / "texts.npy"
-    mine = encode([captions[row] for row in range(part.start, part.stop)])
+) -> Vectors:
+    """Vectors (N, width) float32 of all captions, in files of CHUNK rows that all processes map; each encodes its share.
 
-    def make() -> None:
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(captions), mine.shape[1])).flush()
-
-    world.together(make)
-    table = np.load(path, mmap_mode="r+")
-    table[part] = mine
-    table.flush()
+    A run that was stopped goes on with the files that are missing.
+    """
+    starts = range(0, len(captions), CHUNK)
+    files = [work / "texts" / f"{number:06d}.npy" for number in range(len(starts))]
+    world.together(lambda: (work / "texts").mkdir(parents=True, exist_ok=True))
+    mine = list(zip(starts, files, strict=True))[world.rank :: world.size]
+    with progress("encoding captions", sum(min(CHUNK, len(captions) - start) for start, _ in mine), "captions") as bar:
+        for start, file in mine:
+            stop = min(start + CHUNK, len(captions))
+            if not (done := file.exists()):
+                made = np.asarray(encode(list(captions[start:stop])), np.float32)
+                with replacing(file) as part, open(part, "wb") as whole:
+                    np.save(whole, made)
+            bar.advance(stop - start, resumed=done)
     world.barrier()
-    return np.load(path, mmap_mode="r")
+    return Vectors.joined([np.load(file, mmap_mode="r", allow_pickle=False) for file in files])

@@ -65,8 +65,8 @@ class Judge:
         """Loss in batches of `batch_size` pairs, weighted by their size, and the share of images whose own text is nearest."""
         pairs = self.pairs
         images, rows = self.encoded(encoder, lambda row: read_pair(pairs, row), len(pairs))
-        known = pairs.vectors if self.text_locked and pairs.vectors is not None else None
-        texts = self.once("texts", lambda: encoder.texts(pairs.captions) if known is None else known)[rows]
+        known = pairs.vectors if self.text_locked else None
+        texts = self.once("texts", lambda: encoder.texts(pairs.captions) if known is None else known.read())[rows]
         if len(rows) < 2:
             raise ReactvlError(f"validation: {len(rows)} of {len(pairs):,} held-out pictures can be read")
         net, losses, hits = encoder.net, 0.0, 0.0

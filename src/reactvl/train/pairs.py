@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from reactvl.manifest import ReactvlError
-from reactvl.pool.patterns import expand
-from reactvl.pool.tars import Fingerprint, scan
+from reactvl.pool.tars import Fingerprint
+from reactvl.train.vectors import Vectors
 
 if TYPE_CHECKING:
     from reactvl.train.storage import Storage
@@ -78,7 +78,7 @@ class TrainingPairs:
     size: np.ndarray  # (N,) int64
     keys: Texts
     captions: Texts
-    vectors: np.ndarray | None = None
+    vectors: Vectors | None = None
     repeats: np.ndarray | None = None
     prints: list[Fingerprint] | None = None
     seeds: np.ndarray | None = None  # (N,) uint64, what `samples` would make
@@ -109,13 +109,6 @@ class TrainingPairs:
             self, **{name: None if array is None else array[rows] for name, array in known.items()}
         )
 
-    def sample(self, count: int, seed: int) -> "TrainingPairs":
-        """`count` pairs drawn without replacement, in pool order; ReactvlError when there are fewer."""
-        if count > len(self):
-            raise ReactvlError(f"train_num_samples = {count:,}: there are {len(self):,} pairs")
-        rows = np.random.Generator(np.random.Philox(key=[seed, 0x5A])).choice(len(self), count, replace=False)
-        return self.take(np.sort(rows))
-
     def samples(self) -> np.ndarray:
         """What seeds a picture's augmentation (N,) uint64: a hash of shard name and key, the same in whatever set it stands."""
         return self._samples
@@ -142,20 +135,3 @@ def sample_seeds(shards: list[Path], shard: np.ndarray, keys: Iterable[str]) -> 
 def hashes(texts: Iterable[str]) -> np.ndarray:
     """The first eight bytes of each text's SHA-256, little-endian, as uint64."""
     return np.frombuffer(b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts), "<u8")
-
-
-def from_shards(pattern: str) -> TrainingPairs:
-    """Every pair of local shards that has an image and a caption, catalogued anew; `sources.open_pairs` keeps catalogues."""
-    shards, rows = expand(pattern), []
-    for index, path in enumerate(shards):
-        rows += [(index, sample) for sample in scan(path) if sample.caption]
-    if not rows:
-        raise ReactvlError(f"{pattern}: holds no pair of an image and a caption")
-    return TrainingPairs(
-        shards,
-        np.array([index for index, _ in rows], np.int32),
-        np.array([sample.offset for _, sample in rows], np.int64),
-        np.array([sample.size for _, sample in rows], np.int64),
-        [sample.key for _, sample in rows],
-        [sample.caption for _, sample in rows],
-    )
