@@ -292,7 +292,7 @@ def score(model: rv.Model, out: Path) -> float:
 
 
 def on_gpu(report, given, home: Path) -> None:
-    """The rows of the issue for a GPU: batch 512, alone and end to end, in bf16."""
+    """The rows of a GPU: batch 512, alone and end to end, in bf16."""
     device, batch = torch.device("cuda"), given.gpu_batch
     inputs = training_ways.inputs(rv.load(home), batch, 3)
     for tune in MODES:
