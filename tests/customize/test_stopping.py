@@ -8,7 +8,6 @@ import pytest
 
 import reactvl as rv
 from reactvl.customize import texts
-from reactvl.customize.data import balanced
 from reactvl.manifest import ReactvlError, sha256_file
 from reactvl.train import checkpoints, loader
 from reactvl.train.distributed import World
@@ -109,12 +108,6 @@ def test_a_name_is_a_folder_of_logs(pool, small_model, tmp_path):
     assert (tmp_path / "gated" / "model").is_dir()
 
 
-def test_classes_are_balanced_exactly_in_total():
-    repeats = balanced(np.array([5, 5, 5, 9, 2, 2]))
-    assert repeats.tolist() == pytest.approx([2 / 3] * 3 + [2, 1, 1])
-    assert repeats.sum() == pytest.approx(6)
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -129,10 +122,7 @@ def test_classes_are_balanced_exactly_in_total():
         ({"take": "best"}, "never on test labels"),
         ({"interpolate": "0.5,x"}, "0.25,0.5"),
         ({"interpolate": [1.5], "val_share": 0.1}, "from 0"),
-        ({"mask_false_negatives": 1.5}, "cosine"),
-        ({"text_bank": 9, "tune": "full"}, "text tower is locked"),
         ({"report_to": ["mlflow"]}, "tensorboard and wandb"),
-        ({"balance_classes": True}, "only retrieved pairs"),
         ({"seed": -1}, "seed -1"),
     ],
 )

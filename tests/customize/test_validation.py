@@ -49,7 +49,6 @@ def test_held_out_pairs_are_never_trained_on_and_their_loss_is_open_clips(pool, 
         "pairs": str(pool),
         "val_share": 0.2,
         "seed": 0,
-        "balance_classes": False,
     }
     data = read_data(Request(**asked), tuned, tmp_path)
     assert not set(data.pairs.keys) & set(data.held_out.keys)

@@ -21,7 +21,7 @@ ROWS, LOST = (
     14,
     (3, 4, 5, 6),
 )  # pictures planned, and those that cannot be read: of four processes, the second has none left
-CASES = ("locked", "trained", "siglip", "siglip-trained", "pieces", "trained-pieces", "bank", "clipped")
+CASES = ("locked", "trained", "siglip", "siglip-trained", "pieces", "trained-pieces", "clipped")
 
 
 def stepper_of(case: str, world: World) -> tuple[Stepper, bool]:
@@ -36,7 +36,7 @@ def stepper_of(case: str, world: World) -> tuple[Stepper, bool]:
     return Stepper(
         net, split(net.visual), (lambda tokens: text_features(net, tokens)) if trains_text else None, groups,
         precision="fp32", device=torch.device("cpu"), world=world, accumulate=3 if "pieces" in case else 1,
-        grad_clip=0.01 if case == "clipped" else None, mask_cosine=0.5 if case == "bank" else None,
+        grad_clip=0.01 if case == "clipped" else None,
     ), trains_text  # fmt: skip
 
 
@@ -47,12 +47,11 @@ def batch_of(case: str, trains_text: bool, world: World) -> Batch:
     vectors = torch.randn(ROWS, 32, generator=generator)
     tokens = torch.randint(1, 400, (ROWS, 9), generator=generator)
     tokens[:, -1] = 49407
-    bank = torch.randn(20, 32, generator=generator)
     kept = torch.tensor([row not in LOST for row in range(ROWS)])
     part = world.part(ROWS)
     mine = kept[part]
     texts = tokens[part][mine] if trains_text else vectors
-    return Batch(pixels[part][mine], texts, mine, 0.0, bank if case == "bank" else None)
+    return Batch(pixels[part][mine], texts, mine, 0.0)
 
 
 def work(path: str) -> None:

@@ -39,7 +39,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(
-    "case", ["locked", "trained", "siglip", "siglip-trained", "pieces", "trained-pieces", "bank", "clipped"]
+    "case", ["locked", "trained", "siglip", "siglip-trained", "pieces", "trained-pieces", "clipped"]
 )
 def test_loss_and_gradients_are_those_of_one_process(found, case, size):
     """Unreadable pictures leave the processes with parts of unequal size, one of four with none at all."""

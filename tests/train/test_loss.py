@@ -1,12 +1,11 @@
 """CLIP's and SigLIP's losses against open_clip's own, values and gradients, in float64; masks and banks against a restatement."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
 from reactvl.clip_imports import open_clip
-from reactvl.train.loss import clip_loss, false_negatives, siglip_loss
+from reactvl.train.loss import clip_loss, siglip_loss
 
 ROWS, DIM = 23, 12
 
@@ -54,46 +53,3 @@ def test_accuracy_is_the_share_of_own_texts_that_score_highest():
     _, accuracy = clip_loss(images, texts, torch.tensor(10.0))
     logits = images.numpy() @ texts.numpy().T
     assert float(accuracy) == np.float32((logits.argmax(1) == np.arange(ROWS)).mean())
-
-
-def restated(logits: np.ndarray, mask: np.ndarray, bank: np.ndarray | None, bank_mask: np.ndarray | None) -> float:
-    """Mean over rows and columns of -log softmax at the own place, over what is not masked, with numpy."""
-    rows, columns = [], []
-    for place in range(len(logits)):
-        row = [logits[place, j] for j in range(len(logits)) if not mask[place, j]]
-        if bank is not None:
-            row += [bank[place, j] for j in range(bank.shape[1]) if not bank_mask[place, j]]
-        column = [logits[i, place] for i in range(len(logits)) if not mask[i, place]]
-        rows.append(np.log(np.exp(row).sum()) - logits[place, place])
-        columns.append(np.log(np.exp(column).sum()) - logits[place, place])
-    return (np.mean(rows) + np.mean(columns)) / 2
-
-
-def test_masked_false_negatives_and_a_bank_equal_a_restatement():
-    images, texts, bank = vectors(4), vectors(5), vectors(6, 40)
-    texts[3] = texts[9]
-    bank[7] = texts[2]
-    mask, bank_mask = false_negatives(texts, texts, 0.999, first=0), false_negatives(texts, bank, 0.999)
-    assert mask.nonzero().tolist() == [[3, 9], [9, 3]]
-    assert bank_mask.nonzero().tolist() == [[2, 7]]
-    scale = 9.0
-    wanted = restated(
-        scale * (images @ texts.T).numpy(), mask.numpy(), scale * (images @ bank.T).numpy(), bank_mask.numpy()
-    )
-    loss, _ = clip_loss(images, texts, torch.tensor(scale), mask=mask, bank=bank, bank_mask=bank_mask)
-    assert float(loss) == pytest.approx(wanted, rel=1e-12)
-    alone, _ = clip_loss(images, texts, torch.tensor(scale), mask=mask)
-    assert float(alone) == pytest.approx(
-        restated(scale * (images @ texts.T).numpy(), mask.numpy(), None, None), rel=1e-12
-    )
-    assert loss > alone  # more negatives
-
-
-def test_a_masked_pair_counts_for_nothing_in_siglips_loss():
-    images, texts = vectors(4), vectors(5)
-    scale, bias = torch.tensor(9.0, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
-    mask = torch.zeros(ROWS, ROWS, dtype=torch.bool)
-    mask[3, 9] = True
-    whole, less = (siglip_loss(images, texts, scale, bias, mask=one)[0] for one in (None, mask))
-    pair = -F.logsigmoid(-(scale * images[3] @ texts[9] + bias)) / ROWS
-    assert torch.allclose(whole - less, pair, rtol=1e-9)

@@ -50,7 +50,6 @@ def customize(
     ] = None,
     train_num_samples: Annotated[int | None, Opt("samples that count as an epoch (default: one pass)")] = None,
     draw: Annotated[int | None, Opt("train on this many pairs, drawn at random by the seed")] = None,
-    balance_classes: Annotated[bool, Opt("show the retrieved classes equally often")] = False,
     epochs: Annotated[float, Opt("passes over the pairs, or --train-num-samples samples each")] = 4.0,
     steps: Annotated[int | None, Opt("optimizer steps; overrides epochs")] = None,
     batch_size: Annotated[int, Opt("pairs a step, of each process")] = 256,
@@ -64,10 +63,6 @@ def customize(
     warmup: Annotated[int | None, Opt("steps of linear warm-up (default: a tenth of the steps)")] = None,
     lr_scheduler: Annotated[Literal["cosine", "const"], Opt("learning rate after the warm-up")] = "cosine",
     grad_clip_norm: Annotated[float | None, Opt("largest norm of the gradient")] = None,
-    mask_false_negatives: Annotated[
-        float | None, Opt("captions of at least this cosine are no negatives of each other (0.95, say)")
-    ] = None,
-    text_bank: Annotated[int, Opt("further cached captions a step, as negatives of its images")] = 0,
     aug_cfg: Annotated[
         list[str], Opt("augmentation, KEY=VALUE over REACT's recipe: scale=(0.5,1.0) hflip=0.5 re_prob=0")
     ] = [],  # noqa: B006

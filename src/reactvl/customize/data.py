@@ -31,7 +31,7 @@ class Data:
 
 def read_data(request: Request, base: Model, work: Path) -> Data:
     """What the request trains on and validates on; ReactvlError when they share nothing that can be trained on."""
-    pairs, classes = opened(request.pairs, base, work, request.train_data_upsampling_factors)
+    pairs = opened(request.pairs, base, work, request.train_data_upsampling_factors)
     rows = np.arange(len(pairs))
     if request.draw is not None:
         if request.draw > len(pairs):
@@ -48,29 +48,16 @@ def read_data(request: Request, base: Model, work: Path) -> Data:
             )
         rows, held_out = rows[~chosen], pairs.take(rows[chosen])
     elif request.val_data is not None:
-        held_out, _ = opened(request.val_data, base, work / "val", None)
-    repeats = pairs.repeats
-    if request.balance_classes:
-        if classes is None:
-            raise ReactvlError("balance_classes: only retrieved pairs (a folder of `reactvl retrieve`) have classes")
-        shown = balanced(classes[rows])
-        repeats = shown if repeats is None else repeats[rows] * shown
-    elif repeats is not None:
-        repeats = repeats[rows]
+        held_out = opened(request.val_data, base, work / "val", None)
+    repeats = None if pairs.repeats is None else pairs.repeats[rows]
     return Data(pairs if len(rows) == len(pairs) else pairs.take(rows), repeats, held_out)
 
 
-def balanced(classes: np.ndarray) -> np.ndarray:
-    """How often each pair (N,) is shown in a pass so that every class is shown equally often; N in all."""
-    _, place, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    return len(classes) / (len(counts) * counts[place])
-
-
-def opened(pairs: Any, base: Model, work: Path, factors: str | None) -> tuple[TrainingPairs, np.ndarray | None]:
-    """The pairs of a view or of whole embeddings, with their text vectors, or of shards; and their classes, where known."""
+def opened(pairs: Any, base: Model, work: Path, factors: str | None) -> TrainingPairs:
+    """The pairs of a view or of whole embeddings, with their text vectors, or of shards."""
     folder = getattr(pairs, "folder", pairs)
     if not (Path(str(folder)) / "manifest.json").exists():
-        return of_shards(str(pairs), work, factors), None
+        return of_shards(str(pairs), work, factors)
     if factors is not None:
         raise ReactvlError(
             "train_data_upsampling_factors: they are of shards, one a source joined by ::; the pairs are a folder"
@@ -84,11 +71,10 @@ def opened(pairs: Any, base: Model, work: Path, factors: str | None) -> tuple[Tr
             .append_column("row", pa.array(np.arange(part.rows)))
             for part in embeddings.parts
         ]
-        return from_table(embeddings, pa.concat_tables(tables), "caption", base), None
+        return from_table(embeddings, pa.concat_tables(tables), "caption", base)
     view = Pairs(folder)
-    columns = ["part", "row", "shard", "key", "offset", "size", "TEXT", "class_id"]
-    table = view.table(columns)
-    return from_table(view.embeddings, table, "TEXT", base), table["class_id"].to_numpy()
+    columns = ["part", "row", "shard", "key", "offset", "size", "TEXT"]
+    return from_table(view.embeddings, view.table(columns), "TEXT", base)
 
 
 def of_shards(pattern: str, work: Path, factors: str | None) -> TrainingPairs:

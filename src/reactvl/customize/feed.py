@@ -53,7 +53,7 @@ class Feed:
         for step, places, epochs in planned:
             part, rows = self.world.part(len(places)), self.keep[places]
             inputs = self.features.take(rows[part], views.view_of(rows, epochs, self.request.views)[part])
-            yield Batch(inputs, self.beside(rows, part, None), None, self.epoch(step), self.bank(step, rows))
+            yield Batch(inputs, self.beside(rows, part, None), None, self.epoch(step))
 
     def of_pictures(self, planned: Iterator[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Batch]:
         """From the shards, in `accumulate` pieces a step, through the frozen lower part."""
@@ -92,7 +92,6 @@ class Feed:
                 self.beside(rows, part, mask),
                 torch.from_numpy(mask),
                 self.epoch(step),
-                self.bank(step, rows),
             )
 
     def pieces(self, rows: np.ndarray, epochs: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -107,15 +106,6 @@ class Feed:
             return self.texts.take(rows)
         own = rows[part]
         return self.texts.take(own if mask is None else own[mask])
-
-    def bank(self, step: int, rows: np.ndarray) -> torch.Tensor | None:
-        """Text vectors of pairs that are not in the batch, drawn by (seed, step)."""
-        if not self.request.text_bank:
-            return None
-        generator = np.random.Generator(np.random.Philox(key=[self.request.seed, step], counter=[0, 0, 0, 0xBA]))
-        drawn = generator.integers(0, len(self.keep), min(self.request.text_bank, len(self.keep)))
-        drawn = self.keep[np.unique(drawn)]
-        return self.texts.take(drawn[~np.isin(drawn, rows)])
 
     def epoch(self, step: int) -> float:
         return step * self.order.batch / self.per_epoch

@@ -14,8 +14,8 @@ DECIDING = (
 # These too, but only where they are not what they were before the option came: older results stay up to date.
 ADDED = {
     "rules": [], "unlock_last": 0, "augment_on": "workers",
-    "draw": None, "balance_classes": False, "accum_freq": 1, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6,
-    "lr_scheduler": "cosine", "mask_false_negatives": None, "text_bank": 0, "train_data_upsampling_factors": None, "val_share": 0.0,
+    "draw": None, "accum_freq": 1, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6,
+    "lr_scheduler": "cosine", "train_data_upsampling_factors": None, "val_share": 0.0,
     "take": "last", "interpolate": [],
 }  # fmt: skip
 
@@ -39,7 +39,6 @@ class Request:
     train_data_upsampling_factors: str | None
     train_num_samples: int | None
     draw: int | None
-    balance_classes: bool
     epochs: float
     steps: int | None
     batch_size: int
@@ -53,8 +52,6 @@ class Request:
     warmup: int | None
     lr_scheduler: str
     grad_clip_norm: float | None
-    mask_false_negatives: float | None
-    text_bank: int
     aug_cfg: list[str]
     augment_on: str
     views: int
@@ -138,7 +135,7 @@ def check(request: Request) -> None:
         value = getattr(request, name)
         if value is not None and not value > 0:
             raise ReactvlError(f"{name} {value}: must be above 0")
-    for name in ("warmup", "text_bank", "unlock_last", "val_frequency", "zeroshot_frequency", "wd"):
+    for name in ("warmup", "unlock_last", "val_frequency", "zeroshot_frequency", "wd"):
         value = getattr(request, name)
         if value is not None and value < 0:
             raise ReactvlError(f"{name} {value}: must be 0 or more")
@@ -148,14 +145,6 @@ def check(request: Request) -> None:
         raise ReactvlError(f"val_share {request.val_share}: a share of the pairs from 0 up to below 1, such as 0.02")
     if request.val_share and request.val_data is not None:
         raise ReactvlError("val_share and val_data: the validation loss is of one of them; leave the other out")
-    if request.mask_false_negatives is not None and not 0 < request.mask_false_negatives <= 1:
-        raise ReactvlError(
-            f"mask_false_negatives {request.mask_false_negatives}: a cosine above 0 and up to 1, such as 0.95"
-        )
-    if request.text_bank and request.tune in ("full", "locked-image"):
-        raise ReactvlError(
-            f"text_bank: cached captions are exact only where the text tower is locked; tune {request.tune} trains it"
-        )
     if request.seed < 0 or request.seed >= 2**63:
         raise ReactvlError(f"seed {request.seed}: must be from 0 up to below 2^63")
     for share in request.interpolate:

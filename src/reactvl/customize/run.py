@@ -69,7 +69,7 @@ def evaluated(request: Request, base: Model, world: World) -> Figures:
         pairs = None
         if request.val_data is not None:
             work = scratch(stack) if request.folder is None else request.folder / ".work"
-            pairs, _ = pairs_data.opened(request.val_data, base, work, None)
+            pairs = pairs_data.opened(request.val_data, base, work, None)
         base.net.to(device)
         judge = judge_of(
             request,
@@ -156,10 +156,6 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     encoder = Encoder(model, device=str(device), precision="bf16" if precision == "bf16" else "fp32")
     texts = text_side(model, data.pairs, encoder, world, stage.work)
     del encoder  # and with it, on a CPU, a packed copy of the towers
-    if request.text_bank and not texts.locked:
-        raise ReactvlError("text_bank: cached captions are exact only where the text tower is locked")
-    if request.text_bank and getattr(model.net, "logit_bias", None) is not None:
-        raise ReactvlError("text_bank: SigLIP's loss has no softmax that further captions could enter; leave it out")
 
     batch, accumulate = global_batch(request, stage, world)
     repeats = None if data.repeats is None else data.repeats[keep]
@@ -173,7 +169,7 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     )  # fmt: skip
     stepper = Stepper(
         model.net, at, texts.upper, groups, precision=precision, device=device, world=world, accumulate=accumulate,
-        grad_clip=request.grad_clip_norm, mask_cosine=request.mask_false_negatives, betas=(request.beta1, request.beta2),
+        grad_clip=request.grad_clip_norm, betas=(request.beta1, request.beta2),
         eps=request.eps, compiled=request.compile, seed=request.seed,
     )  # fmt: skip
     judge = judge_of(request, data.held_out, device=device, precision=precision, world=world, text_locked=texts.locked)

@@ -18,31 +18,19 @@ def clip_loss(
     logit_scale: Tensor,
     *,
     first: int = 0,
-    mask: Tensor | None = None,
-    bank: Tensor | None = None,
-    bank_mask: Tensor | None = None,
     world: World | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Symmetric cross-entropy of L2-normalised images (b, dim), this process's rows, and texts (B, dim), all columns.
 
-    Row i belongs to column `first + i`. `mask` (b, B) bool leaves out false negatives, in both directions; it must be False
-    where row and column belong together. `bank` (N, dim) are further texts that no image belongs to, negatives of the
-    images alone (exact where the text tower is locked), less `bank_mask` (b, N). Returns the process's share of the loss and
-    the share of its images whose own text scores highest in the batch. Products in float32, or float64 where the vectors
-    are. Follows open_clip's ClipLoss; the whole loss is the mean over rows and columns, halved.
+    Row i belongs to column `first + i`. Returns the process's share of the loss and the share of its images whose own text
+    scores highest in the batch. Products in float32, or float64 where the vectors are. Follows open_clip's ClipLoss; the
+    whole loss is the mean over rows and columns, halved.
     """
     world = world or World.alone()
     logits = logit_scale * at_least_float(images) @ at_least_float(texts).T  # (b, B)
     own = torch.arange(first, first + len(images), device=logits.device)
     positive = logits.gather(1, own[:, None]).squeeze(1)  # (b,)
-    if mask is not None:
-        logits = logits.masked_fill(mask, -torch.inf)
     rows = logits.logsumexp(dim=1)
-    if bank is not None and len(bank):
-        further = logit_scale * at_least_float(images) @ at_least_float(bank).T  # (b, N)
-        if bank_mask is not None:
-            further = further.masked_fill(bank_mask, -torch.inf)
-        rows = torch.logaddexp(rows, further.logsumexp(dim=1))
     columns = world.logsumexp(logits.logsumexp(dim=0))  # (B,)
     total = rows.sum() - 2 * positive.sum() + columns.sum() / world.size
     return total / (2 * len(texts)), hits(logits, own)
@@ -55,30 +43,16 @@ def siglip_loss(
     logit_bias: Tensor,
     *,
     first: int = 0,
-    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pairwise sigmoid loss (arXiv 2303.15343): every image and text of the batch, told apart as a pair or none.
 
-    Shapes and results as in `clip_loss`; `mask`ed pairs count for nothing. No process needs anything of another's. Follows
+    Shapes and results as in `clip_loss`. No process needs anything of another's. Follows
     open_clip's SigLipLoss: the sum over all pairs by the number of rows.
     """
     logits = logit_scale * at_least_float(images) @ at_least_float(texts).T + logit_bias  # (b, B)
     own = torch.arange(first, first + len(images), device=logits.device)
     signs = torch.full_like(logits, -1).scatter_(1, own[:, None], 1)
-    losses = -F.logsigmoid(signs * logits)
-    if mask is not None:
-        losses = losses.masked_fill(mask, 0)
-    return losses.sum() / len(texts), hits(logits, own)
-
-
-def false_negatives(texts: Tensor, others: Tensor, cosine: float, first: int | None = None) -> Tensor:
-    """Where captions are near duplicates: (b, B) bool, True where the cosine of L2-normalised texts (b, dim) and (B, dim) is at
-    least `cosine`. With `first`, row i and column `first + i` are one pair and stay."""
-    near = texts.float() @ others.float().T >= cosine
-    if first is not None:
-        rows = torch.arange(len(texts), device=near.device)
-        near[rows, first + rows] = False
-    return near
+    return -F.logsigmoid(signs * logits).sum() / len(texts), hits(logits, own)
 
 
 def at_least_float(vectors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import autocast, choose_precision
 from reactvl.train.distributed import World
 from reactvl.train.frozen import Split
-from reactvl.train.loss import clip_loss, false_negatives, siglip_loss
+from reactvl.train.loss import clip_loss, siglip_loss
 from reactvl.train.tuning import Group
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -36,21 +36,19 @@ class Batch:
     `inputs` (n, ...) go through the split's upper part: this process's pictures that can be read. `kept` (b,) bool says
     which of the pictures planned for this process these are, None that nobody left one out. `texts` are tokens or features
     of the same n pairs, which go through `text_upper`; or, where the text tower is locked, the vectors (B, dim) of all that
-    is planned in all processes. `bank` (N, dim): vectors of further texts. `epoch`: how far training is.
+    is planned in all processes. `epoch`: how far training is.
     """
 
     inputs: Tensor
     texts: Tensor
     kept: Tensor | None
     epoch: float
-    bank: Tensor | None = None
 
 
 class Stepper:
     """A network in training: its optimizer, scaler and processes. `steps` counts the steps done.
 
-    `text_upper` is None where the text tower is locked. `accumulate`: pieces a batch is worked on in. `mask_cosine`: pairs of
-    a batch whose text vectors are at least so near are no negatives of each other.
+    `text_upper` is None where the text tower is locked. `accumulate`: pieces a batch is worked on in.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class Stepper:
         world: World | None = None,
         accumulate: int = 1,
         grad_clip: float | None = None,
-        mask_cosine: float | None = None,
         betas: tuple[float, float] = BETAS,
         eps: float = EPS,
         compiled: bool = False,
@@ -73,7 +70,7 @@ class Stepper:
     ):
         self.net, self.groups, self.device, self.precision = net, groups, device, precision
         self.world, self.accumulate = world or World.alone(), accumulate
-        self.grad_clip, self.mask_cosine, self.seed = grad_clip, mask_cosine, seed
+        self.grad_clip, self.seed = grad_clip, seed
         named = dict(net.named_parameters())
         self.trained = {name: named[name] for group in groups for name in group.names}
         self.optimizer = torch.optim.AdamW(
@@ -116,11 +113,10 @@ class Stepper:
             texts = F.normalize(texts.to(self.device, non_blocking=True).float(), dim=-1)
         else:
             texts = batch.texts.to(self.device, non_blocking=True)
-        bank = None if batch.bank is None else F.normalize(batch.bank.to(self.device).float(), dim=-1)
         if self.accumulate > 1 and len(inputs) > 1:
-            loss, accuracy = self.in_pieces(inputs, texts, first, bank)
+            loss, accuracy = self.in_pieces(inputs, texts, first)
         else:
-            loss, accuracy = self.at_once(inputs, texts, first, bank)
+            loss, accuracy = self.at_once(inputs, texts, first)
         told = self.update()
         self.steps += 1
         shown = self.world.total(torch.stack([loss.detach(), accuracy * len(inputs), accuracy.new_tensor(len(inputs))]))
@@ -144,16 +140,16 @@ class Stepper:
             raise ReactvlError(f"a batch has {total} readable pictures; is the pool whole?")
         return first, kept
 
-    def at_once(self, inputs: Tensor, texts: Tensor, first: int, bank: Tensor | None) -> tuple[Tensor, Tensor]:
+    def at_once(self, inputs: Tensor, texts: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """Loss and gradients of the whole batch in one pass."""
         with self.arithmetic():
             images, made, scale, bias = self.in_parallel(inputs, texts)(inputs, self.own(texts))
-        loss, accuracy = self.loss(images, texts if made is None else made, scale, bias, first, bank)
+        loss, accuracy = self.loss(images, texts if made is None else made, scale, bias, first)
         with attention(self.device):  # for what checkpointing computes again
             self.scaler.scale(self.weighted(loss)).backward()
         return loss, accuracy
 
-    def in_pieces(self, inputs: Tensor, texts: Tensor, first: int, bank: Tensor | None) -> tuple[Tensor, Tensor]:
+    def in_pieces(self, inputs: Tensor, texts: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The same loss and gradients, a piece of the inputs in memory at a time."""
         pieces = [
             slice(int(rows[0]), int(rows[-1]) + 1)
@@ -169,7 +165,7 @@ class Stepper:
         images = torch.cat([part[0] for part in made]).requires_grad_()
         own_texts = None if made[0][1] is None else torch.cat([part[1] for part in made]).requires_grad_()
         scale, bias = (None if value is None else value.detach().requires_grad_() for value in made[0][2:])
-        loss, accuracy = self.loss(images, texts if own_texts is None else own_texts, scale, bias, first, bank)
+        loss, accuracy = self.loss(images, texts if own_texts is None else own_texts, scale, bias, first)
         self.scaler.scale(self.weighted(loss)).backward()
         for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
             last = number == len(pieces) - 1
@@ -195,19 +191,14 @@ class Stepper:
         return None if self.towers.text_upper is None else texts[piece]
 
     def loss(
-        self, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None, first: int, bank: Tensor | None
+        self, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None, first: int
     ) -> tuple[Tensor, Tensor]:
         """This process's share of the loss, and the accuracy of its rows; `texts` are all of the batch, or its own, trained."""
         if self.towers.text_upper is not None:
             texts = self.world.joined_with_gradient(texts, first)
-        mask = bank_mask = None
-        if self.mask_cosine is not None:
-            own = texts.detach()[first : first + len(images)]
-            mask = false_negatives(own, texts.detach(), self.mask_cosine, first)
-            bank_mask = None if bank is None else false_negatives(own, bank, self.mask_cosine)
         if bias is not None:
-            return siglip_loss(images, texts, scale, bias, first=first, mask=mask)
-        return clip_loss(images, texts, scale, first=first, mask=mask, bank=bank, bank_mask=bank_mask, world=self.world)
+            return siglip_loss(images, texts, scale, bias, first=first)
+        return clip_loss(images, texts, scale, first=first, world=self.world)
 
     def weighted(self, loss: Tensor) -> Tensor:
         """DistributedDataParallel takes the mean of the gradients; the loss is their sum."""
