@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -13,13 +14,28 @@ from tests_support import drawing, write_pool
 from reactvl.manifest import ReactvlError
 from reactvl.models import load
 from reactvl.pool.reader import read_image
+from reactvl.pool.tars import scan
 from reactvl.pool.writer import ShardWriter
 from reactvl.train import sources, storage
 from reactvl.train.augmentation import Augment, configure
 from reactvl.train.loader import batches
 from reactvl.train.order import Order
-from reactvl.train.pairs import ShardGone, from_shards, hashes
+from reactvl.train.pairs import ShardGone, TrainingPairs, hashes
 from reactvl.train.sources import open_pairs
+
+
+def scanned_pairs(pool: Path) -> TrainingPairs:
+    """The reference: one scan of every shard, one after another."""
+    shards = sorted(pool.glob("*.tar"))
+    found = [(number, sample) for number, path in enumerate(shards) for sample in scan(path) if sample.caption]
+    return TrainingPairs(
+        shards,
+        np.array([number for number, _ in found], np.int32),
+        np.array([sample.offset for _, sample in found], np.int64),
+        np.array([sample.size for _, sample in found], np.int64),
+        [sample.key for _, sample in found],
+        [sample.caption for _, sample in found],
+    )
 
 
 @pytest.fixture
@@ -48,7 +64,7 @@ def content(pairs):
     "spelled", ["{}/{{00000..00002}}.tar", "{}/*.tar", "{}", "{0}/00000.tar::{0}/{{00001,00002}}.tar"]
 )
 def test_every_spelling_gives_the_pairs_of_the_shards(pool, tmp_path, spelled):
-    pairs, wanted = open_pairs(spelled.format(pool), work=tmp_path / "work"), from_shards(str(pool))
+    pairs, wanted = open_pairs(spelled.format(pool), work=tmp_path / "work"), scanned_pairs(pool)
     assert content(pairs) == content(wanted) and len(pairs) == 18
     assert np.array_equal(pairs.samples(), wanted.samples())
     assert np.array_equal(pairs.pictures(), wanted.pictures())
@@ -77,7 +93,7 @@ def test_a_second_start_scans_nothing_and_makes_damaged_catalogues_again(pool, t
 
 def test_many_shards_are_catalogued_by_processes_to_the_same_pairs(tmp_path):
     pool = write_pool(tmp_path / "pool", shards=10, pairs=2)
-    assert content(open_pairs(str(pool), work=tmp_path / "work")) == content(from_shards(str(pool)))
+    assert content(open_pairs(str(pool), work=tmp_path / "work")) == content(scanned_pairs(pool))
 
 
 def test_what_is_left_out_is_counted_by_reason(tmp_path, capsys):
@@ -134,7 +150,7 @@ def test_shards_that_are_no_shards(tmp_path):
 
 @pytest.mark.parametrize("spelled", ["memory://bucket/{00000..00002}.tar", "memory://bucket/*.tar", "memory://bucket/"])
 def test_remote_pairs_are_the_local_ones(bucket, pool, tmp_path, spelled):
-    wanted = from_shards(str(pool))
+    wanted = scanned_pairs(pool)
     pairs = open_pairs(spelled, work=tmp_path / "work")
     assert content(pairs) == content(wanted) and np.array_equal(pairs.samples(), wanted.samples())
     pairs.storage.hold([0, 1, 2])
@@ -147,7 +163,7 @@ def test_a_run_over_remote_shards_has_the_window_on_disk_and_no_more(bucket, poo
     pairs = open_pairs("memory://bucket/*.tar", work=tmp_path / "work", cache_bytes=int(2.5 * size))
     assert pairs.storage.window == 1
     order = Order(18, 4, 3, shards=pairs.shard, window=1)
-    augment, local = Augment(load(small_model), configure(["simple"]), seed=1), from_shards(str(pool))
+    augment, local = Augment(load(small_model), configure(["simple"]), seed=1), scanned_pairs(pool)
 
     def plan(start):
         return [list(zip(*(part.tolist() for part in order.step(step)), strict=True)) for step in range(start, 14)]
