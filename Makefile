@@ -36,10 +36,10 @@ demo-data: install
 	$(BIN)/python demo/build.py --out demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: install
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m 'slow or not slow'
 
 lint: install
 	$(BIN)/ruff check .
