@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: install install-training demo demo-data test test-all lint bench clean
+.PHONY: install install-scale demo demo-data test test-all lint bench clean
 
 # TORCH=preinstalled: the environment sees the packages of $(PYTHON), and a torch that is there is used as it is.
 ifeq ($(TORCH),preinstalled)
@@ -25,8 +25,8 @@ endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
 	touch $@
 
-install-training: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,track,scale]'
+install-scale: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,scale]'
 
 demo: install
 	$(BIN)/python -m reactvl demo --out $(OUT)

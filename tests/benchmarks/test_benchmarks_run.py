@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 HOME = Path(__file__).parents[2]
-QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation")
+QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation", "customize")
 
 
 def run(script: str, *args: str | Path) -> str:

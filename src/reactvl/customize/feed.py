@@ -29,7 +29,6 @@ class Feed:
     pairs: TrainingPairs
     keep: np.ndarray
     order: Order
-    per_epoch: float
     split: Split
     features: views.ViewFeatures | None
     augment: loader.Augmentation
@@ -53,7 +52,7 @@ class Feed:
         for step, places, epochs in planned:
             part, rows = self.world.part(len(places)), self.keep[places]
             inputs = self.features.take(rows[part], views.view_of(rows, epochs, self.request.views)[part])
-            yield Batch(inputs, self.beside(rows, part, None), None, self.epoch(step))
+            yield Batch(inputs, self.beside(rows, part, None), None, self.order.epoch(step))
 
     def of_pictures(self, planned: Iterator[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Batch]:
         """From the shards, in `accumulate` pieces a step, through the frozen lower part."""
@@ -91,7 +90,7 @@ class Feed:
                 torch.cat(inputs) if len(inputs) > 1 else inputs[0],
                 self.beside(rows, part, mask),
                 torch.from_numpy(mask),
-                self.epoch(step),
+                self.order.epoch(step),
             )
 
     def pieces(self, rows: np.ndarray, epochs: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -106,6 +105,3 @@ class Feed:
             return self.texts.take(rows)
         own = rows[part]
         return self.texts.take(own if mask is None else own[mask])
-
-    def epoch(self, step: int) -> float:
-        return step * self.order.batch / self.per_epoch

@@ -163,9 +163,9 @@ def execute(request: Request, base: Model, stage: Stage, world: World) -> None:
     steps = request.steps or math.ceil(request.epochs * per_epoch / batch)
     warmup = min(request.warmup if request.warmup is not None else max(steps // 10, 1), steps)
     freeze_statistics(model.net)
+    order = order_of(data.pairs, keep, batch, request.seed, repeats, per_epoch)
     feed = Feed(
-        request, model, data.pairs, keep, order_of(data.pairs, keep, batch, request.seed, repeats), per_epoch, at, features, augment,
-        texts, world, accumulate, device, precision, unread,
+        request, model, data.pairs, keep, order, at, features, augment, texts, world, accumulate, device, precision, unread,
     )  # fmt: skip
     stepper = Stepper(
         model.net, at, texts.upper, groups, precision=precision, device=device, world=world, accumulate=accumulate,
@@ -257,9 +257,11 @@ def global_batch(request: Request, stage: Stage, world: World) -> tuple[int, int
     return before, math.ceil(math.ceil(before / world.size) / request.batch_size)
 
 
-def order_of(pairs: TrainingPairs, keep: np.ndarray, batch: int, seed: int, repeats: np.ndarray | None) -> Order:
+def order_of(
+    pairs: TrainingPairs, keep: np.ndarray, batch: int, seed: int, repeats: np.ndarray | None, per_epoch: float
+) -> Order:
     """The order of the run; shard by shard where the shards are remote."""
-    more: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
+    more: dict[str, Any] = {"per_epoch": per_epoch} if repeats is None else {"per_epoch": per_epoch, "repeats": repeats}
     if pairs.storage is not None:
         more |= {"shards": pairs.shard[keep], "window": pairs.storage.window}
     return Order(len(keep), batch, seed, **more)
@@ -300,7 +302,8 @@ def validation(
 def pace_of(
     model: Model, at: Split, features: Any, batch: int, device: torch.device, precision: str, world: World
 ) -> Callable[[], Pace]:
-    """What measures the run's pace; with the towers' arithmetic where it can be counted, for MFU."""
+    """What measures the run's pace; with the image tower's arithmetic where it can be counted, for MFU. A text tower that is
+    trained adds to the time alone: its arithmetic is each batch's own, whose texts are cut to their longest."""
     each = flops.step_flops(model.net, batch, kept=at.at if features else None) / batch
     return lambda: Pace(each, lambda: flops.peak(device, precision) * world.size)
 

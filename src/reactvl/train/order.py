@@ -31,7 +31,7 @@ class Order:
         batch: int,
         seed: int,
         *,
-        per_epoch: int | None = None,
+        per_epoch: float | None = None,
         repeats: np.ndarray | None = None,
         shards: np.ndarray | None = None,
         window: int | None = None,
@@ -46,7 +46,7 @@ class Order:
         self.repeats, self.shards, self.window = repeats, shards, window
         self.length = float(pairs if repeats is None else repeats.sum())  # of a pass, on average
         self.most = 1 if repeats is None else max(math.ceil(repeats.max()), 1)  # of one pair in one pass
-        self.per_epoch = per_epoch or round(self.length)
+        self.per_epoch = per_epoch or self.length
         self._pass, self._slots, self._views = -1, np.empty(0, np.int32), None
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
