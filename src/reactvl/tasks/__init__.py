@@ -1,5 +1,6 @@
 """What to classify: tasks as data files, and the readers of the benchmarks' formats."""
 
-from reactvl.tasks.task import Samples, Task, find
+from reactvl.tasks.finding import find
+from reactvl.tasks.task import Captioned, CaptionTask, Samples, Task
 
-__all__ = ["Samples", "Task", "find"]
+__all__ = ["CaptionTask", "Captioned", "Samples", "Task", "find"]

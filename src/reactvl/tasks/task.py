@@ -6,44 +6,72 @@ test.read(0), test.labels[0], task.classes[test.labels[0]]
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
 from reactvl.manifest import ReactvlError
+from reactvl.tasks import benchmarks
+from reactvl.tasks.benchmarks import Metric
 
-Metric = Literal["accuracy", "mean-per-class"]
+Unusable = list[tuple[str, str]]  # (name, reason)
+Reader = Callable[[int], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """The labelled images of one split; position i in `names` and `labels` is the same image.
 
-    `labels` is int64 (N,); `unusable` lists what was found beside them (name, reason): an image without a label, a
-    label that is no class. `fingerprint` changes when an image, a label or their order does (up to what a catalogue
-    sees: names, places, sizes, and the ends of every shard or the modification time of every file).
+    `labels` is int64 (N,), or bool (N, C) where the task is multilabel. `unusable` lists what was found beside them
+    (name, reason): an image without a label, a label that is no class, an image that the index names and the archive
+    lacks. `fingerprint` changes when an image, a label or their order does (up to what a catalogue sees: names, places,
+    sizes, and the ends of every shard or archive, or the modification time of every file).
     """
 
     names: list[str]
     labels: np.ndarray
-    unusable: list[tuple[str, str]]
+    unusable: Unusable
     fingerprint: str
-    reader: Callable[[int], bytes]
+    reader: Reader
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> bytes:
-        """The encoded bytes of one image, by one read; ReactvlError when the data have moved or shrunk since."""
+        """The encoded bytes of one image; BadImage for one that is damaged where it lies, ReactvlError when the data
+        have moved or shrunk since."""
+        return self.reader(index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """The captioned images of one split; `captions[i]`, one or more, are those of the image `names[i]`. The rest as in
+    `Samples`; an image without a caption is among the `unusable`."""
+
+    names: list[str]
+    captions: list[tuple[str, ...]]
+    unusable: Unusable
+    fingerprint: str
+    reader: Reader
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """As `Samples.read`."""
         return self.reader(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Classes by label, prompt templates with `{}`, and the metric its benchmark reports."""
+    """Classes by label, prompt templates with `{}`, and the metric its benchmark reports.
+
+    `synonyms` are all names of each class, the first of them `classes[i]`. `benchmark` is the data set's name among the
+    benchmarks that are known, None for any other; `test_images` is how many images that benchmark is scored on. Where
+    `multilabel`, an image has any number of labels.
+    """
 
     name: str
     classes: list[str]
@@ -51,77 +79,48 @@ class Task:
     metric: Metric
     folder: Path
     splits: dict[str, Callable[[], Samples]]
+    synonyms: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    benchmark: str | None = None
+    test_images: int | None = None
+    multilabel: bool = False
+
+    def __post_init__(self):
+        if not self.synonyms:
+            object.__setattr__(self, "synonyms", [(name,) for name in self.classes])
 
     def samples(self, split: str = "test") -> Samples:
         """The labelled images of a split; ReactvlError for a split that the task lacks or that holds no usable
         image."""
-        if split not in self.splits:
-            raise ReactvlError(f"task {self.name}: has no split '{split}'; {self.folder} has {', '.join(self.splits)}")
-        samples = self.splits[split]()
-        if not len(samples):
-            seen = (
-                f"; the first of {len(samples.unusable):,} faults: {': '.join(samples.unusable[0])}"
-                if samples.unusable
-                else ""
-            )
-            raise ReactvlError(f"task {self.name}: split '{split}' in {self.folder} holds no labelled image{seen}")
-        return samples
+        return read_split(self, split, "labelled")
 
 
-def find(names: list[str] | None, data: Path) -> list[Task]:
-    """The tasks called `names` under the folder `data`, in that order; all of them, sorted by name, for None.
+@dataclasses.dataclass(frozen=True)
+class CaptionTask:
+    """Image-text retrieval: images, each with its captions, to be found by one another (recall@k)."""
 
-    A task is a folder in `data`, or `data` itself. Case, `-`, `_` and a leading `wds_` do not matter in a name. Raises
-    ReactvlError for a folder that is missing or holds no task and for an unknown name (with the nearest known ones).
-    """
-    from reactvl.tasks import image_folder, webdataset
+    name: str
+    folder: Path
+    splits: dict[str, Callable[[], Captioned]]
 
-    data = Path(data)
-    if not data.is_dir():
-        raise ReactvlError(f"data {data}: no such folder; give the folder that holds the tasks' folders")
-
-    def task(folder: Path) -> Task | None:
-        return webdataset.read_task(folder) or image_folder.read_task(folder)
-
-    if names is None:
-        alone = task(data)
-        found = [alone] if alone else [read for folder in folders(data) if (read := task(folder))]
-        if not found:
-            raise ReactvlError(
-                f"data {data}: holds no task: neither classnames.txt with SPLIT/0.tar nor SPLIT/CLASS/image.jpg, "
-                "here or one level below"
-            )
-        return found
-    if not names:
-        raise ReactvlError("tasks: the list is empty; leave the option out for all tasks of the data folder")
-    known = {folded(folder.name): folder for folder in folders(data)} | {folded(data.resolve().name): data}
-    chosen: dict[Path, Task] = {}
-    for name in names:
-        folder = known.get(folded(name))
-        read = task(folder) if folder else None
-        if read is None:
-            present = sorted(folder.name for folder in folders(data))
-            near = difflib.get_close_matches(name, present, n=3, cutoff=0.5) or present[:8]
-            hint = (
-                "holds no task in a known format"
-                if folder
-                else f"no such task in {data}; there: {', '.join(near) or 'nothing'}"
-            )
-            raise ReactvlError(f"task {name}: {hint}")
-        chosen.setdefault(folder, read)
-    return list(chosen.values())
+    def samples(self, split: str = "test") -> Captioned:
+        """The captioned images of a split; ReactvlError as `Task.samples`."""
+        return read_split(self, split, "captioned")
 
 
-def folders(data: Path) -> list[Path]:
-    return sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def folded(name: str) -> str:
-    return name.lower().replace("_", "-").removeprefix("wds-")
+def read_split(task: Task | CaptionTask, split: str, kind: str) -> Any:
+    if split not in task.splits:
+        raise ReactvlError(f"task {task.name}: has no split '{split}'; {task.folder} has {', '.join(task.splits)}")
+    samples = task.splits[split]()
+    if not len(samples):
+        seen = (
+            f"; the first of {len(samples.unusable):,} faults: {': '.join(samples.unusable[0])}"
+            if samples.unusable
+            else ""
+        )
+        raise ReactvlError(f"task {task.name}: split '{split}' in {task.folder} holds no {kind} image{seen}")
+    return samples
 
 
 def metric_of(name: str) -> Metric:
-    """The metric that the benchmark of this name reports by class; accuracy for any other."""
-    from reactvl.tasks.benchmarks import metric_of as reported
-
-    return "mean-per-class" if reported(name) == "mean-per-class" else "accuracy"
+    """The metric that the benchmark of this name reports; accuracy for any other."""
+    return benchmarks.metric_of(name) or "accuracy"
