@@ -12,10 +12,10 @@ from tests_support import drawing, write_pool, write_task
 
 import reactvl as rv
 from reactvl.clip_imports import open_clip
-from reactvl.customize.imagenet import imagenet_names, validation_task
 from reactvl.customize.validate import Often
 from reactvl.manifest import ReactvlError, read_manifest, sha256_file
 from reactvl.models.model import Model
+from reactvl.tasks.imagenet import imagenet_names, validation_task
 
 AUG = ["auto_augment=None", "re_prob=0"]
 SHORT = {"steps": 8, "batch_size": 16, "aug_cfg": AUG, "workers": 1, "tune": "locked-text", "lr": 3e-3}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from reactvl.customize.imagenet import validation_task
 from reactvl.customize.request import Request
 from reactvl.heads.features import encode_images
 from reactvl.heads.metrics import METRICS, top_k_accuracy
@@ -20,6 +19,7 @@ from reactvl.models.model import Model
 from reactvl.pool.images import BadImage
 from reactvl.pool.reader import read_image
 from reactvl.tasks import Samples, Task
+from reactvl.tasks.imagenet import validation_task
 from reactvl.train.distributed import World
 from reactvl.train.loss import clip_loss, siglip_loss
 from reactvl.train.pairs import TrainingPairs

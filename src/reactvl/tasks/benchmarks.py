@@ -1,4 +1,5 @@
-"""Benchmarks by name: ImageNet-1K, ELEVATER's 20 data sets and four more, as data in `known/NAME.toml`.
+"""Benchmarks by name: ImageNet-1K, ELEVATER's 20 data sets and four more, as data in `known/NAME.toml`; in `more/` those
+whose lists are no one's published evaluation.
 
     dtd = benchmark("dtd")
     dtd.class_names[0], dtd.templates[0]        # 'banded', 'a photo of a {} texture.'
@@ -35,6 +36,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: str
     test: str
     archive: str
+    val: str | None = None
     multilabel: bool = False
 
 
@@ -84,13 +86,25 @@ def benchmark(name: str | Path) -> Benchmark:
 
 
 def names() -> list[str]:
-    """The data set names of all benchmarks that come along, sorted."""
-    return sorted(set(spellings().values()))
+    """The data set names of the published benchmarks that come along, sorted."""
+    return sorted(stems("known"))
+
+
+def elevater() -> list[str]:
+    """The data set names of ELEVATER's 20 (ImageNet-1K, which it reports beside them, is none of them), sorted."""
+    return [name for name in names() if name != "imagenet-1k" and head(raw_of(name)).elevater is not None]
 
 
 def known(name: str) -> str | None:
     """The data set name of a benchmark in any spelling; None for an unknown one."""
     return spellings().get(folded(name))
+
+
+def by_folder(folder: str) -> Benchmark | None:
+    """The benchmark whose data lie under ELEVATER's root in a folder of this name; None for any other name."""
+    return next(
+        (shipped(name) for name in names() if (at := head(raw_of(name)).elevater) and at.folder == folder), None
+    )
 
 
 def metric_of(name: str) -> Metric | None:
@@ -110,16 +124,23 @@ def folded(name: str) -> str:
 def spellings() -> dict[str, str]:
     """Every folded name and alias -> the data set's name."""
     found = {}
-    for entry in resources.files(__package__).joinpath("known").iterdir():
-        if entry.name.endswith(".toml"):
-            given = head(raw_of(entry.name.removesuffix(".toml")))
-            found |= dict.fromkeys(map(folded, (given.name, *given.aliases)), given.name)
+    for name in [*stems("known"), *stems("more")]:
+        given = head(raw_of(name))
+        found |= dict.fromkeys(map(folded, (given.name, *given.aliases)), given.name)
     return found
 
 
 @functools.cache
+def stems(folder: str) -> tuple[str, ...]:
+    """Names of the benchmarks' files in a folder of the package."""
+    files = resources.files(__package__).joinpath(folder).iterdir()
+    return tuple(entry.name.removesuffix(".toml") for entry in files if entry.name.endswith(".toml"))
+
+
+@functools.cache
 def raw_of(name: str) -> ClassFile:
-    with resources.as_file(resources.files(__package__).joinpath("known", f"{name}.toml")) as path:
+    folder = "more" if name in stems("more") else "known"
+    with resources.as_file(resources.files(__package__).joinpath(folder, f"{name}.toml")) as path:
         return parsed(path)
 
 

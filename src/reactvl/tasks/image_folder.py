@@ -1,23 +1,28 @@
 """Tasks as folders of images: SPLIT/CLASS/image.jpg as torchvision and ImageNet have it, or CLASS/image.jpg for a lone
 split.
 
-Classes are the folders of the split that has the most of them, sorted; `_` in a folder's name is read as a space.
-Where the folders' names are codes (n01440764), `classnames.txt` beside the splits gives the names, one a line in the
-folders' order; `zeroshot_classification_templates.txt` gives the prompts.
+Classes are the folders of all splits, sorted; `_` in a folder's name is read as a space. Where the folders' names are
+codes, `classnames.txt` beside the splits gives the names, one a line in the folders' order; WordNet ids (n01440764) need
+none, they are ImageNet's classes, all or some of the thousand. A folder named for a benchmark, with a folder for each of its
+classes (by name, or by number from 0), has that benchmark's classes in that benchmark's order.
 """
 
 import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reactvl.manifest import ReactvlError
-from reactvl.tasks.classes import read_classes
-from reactvl.tasks.task import Samples, Task, metric_of
-from reactvl.tasks.webdataset import CLASSES, templates_of
+from reactvl.tasks.benchmarks import folded
+from reactvl.tasks.classes import ClassEntry, class_of, read_class_list
+from reactvl.tasks.naming import CLASSES, TEMPLATES, benchmark_called, task_of
+from reactvl.tasks.task import Samples, Task, read_file
+from reactvl.tasks.templates import read_templates
+from reactvl.tasks.wordnet import are_ids, imagenet_names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SPLITS = ("test", "val", "train")
@@ -32,25 +37,52 @@ def read_task(folder: Path) -> Task | None:
             return None
         splits = {"test": folder}
     codes = sorted({path.name for root in splits.values() for path in class_folders(root)})
-    if (folder / CLASSES).is_file():
-        classes = read_classes(folder / CLASSES)
-        if len(classes) != len(codes):
-            raise ReactvlError(
-                f"{folder / CLASSES}: names {len(classes)} classes, {folder} has {len(codes)} class folders"
-            )
-    else:
-        classes = [" ".join(code.replace("_", " ").split()) for code in codes]
-    return Task(
-        name=folder.resolve().name,
-        classes=classes,
-        templates=templates_of(folder),
-        metric=metric_of(folder.resolve().name),
-        folder=folder,
-        splits={split: functools.partial(read_split, root, codes) for split, root in splits.items()},
+    entries, templates = classes_of(folder, codes), None
+    if entries is None and are_ids(codes) and set(codes) <= imagenet_names().keys():
+        entries = [ClassEntry(name, (name,)) for name in (imagenet_names()[code] for code in codes)]
+        templates = None if (folder / TEMPLATES).is_file() else read_templates("openai")
+    elif entries is None and (order := in_benchmarks_order(folder.resolve().name, codes)):
+        codes, entries = order
+    if entries is None:
+        entries = [class_of([" ".join(code.replace("_", " ").split()) or code], f"{folder}/{code}") for code in codes]
+    return task_of(
+        folder,
+        entries,
+        {split: functools.partial(read_split, root, codes) for split, root in splits.items()},
+        templates=templates,
     )
 
 
-def read_split(root: Path, codes: list[str]) -> Samples:
+def classes_of(folder: Path, codes: Sequence[str]) -> list[ClassEntry] | None:
+    """The names that a folder gives its class folders; None where it gives none."""
+    if not (folder / CLASSES).is_file():
+        return None
+    entries = read_class_list(folder / CLASSES)
+    if len(entries) != len(codes):
+        raise ReactvlError(f"{folder / CLASSES}: names {len(entries)} classes, {folder} has {len(codes)} class folders")
+    return entries
+
+
+def in_benchmarks_order(name: str, codes: Sequence[str]) -> tuple[list[str], list[ClassEntry]] | None:
+    """The class folders in the order of the benchmark of this name, and its classes; None unless each has its folder."""
+    meant = benchmark_called(name)
+    if meant is None or len(meant.classes) != len(codes):
+        return None
+    entries = list(meant.classes)
+    if all(code.isascii() and code.isdigit() for code in codes):
+        by_number = {int(code): code for code in codes}
+        found = [by_number.get(number) for number in range(len(codes))]
+    else:
+        by_name: dict[str, list[str]] = {}
+        for code in codes:
+            by_name.setdefault(folded(code), []).append(code)
+        # of two classes of one name neither is known by it
+        found = [only[0] if len(only := by_name.get(folded(entry.name), [])) == 1 else None for entry in entries]
+    whole = None not in found and len(set(found)) == len(codes)
+    return (found, entries) if whole else None
+
+
+def read_split(root: Path, codes: Sequence[str]) -> Samples:
     """The images of a split, by class and then by name; images in folders below a class's belong to it."""
     paths, labels, seen = [], [], []
     for label, code in enumerate(codes):
@@ -59,17 +91,9 @@ def read_split(root: Path, codes: list[str]) -> Samples:
             labels.append(label)
             status = path.stat()
             seen.append([str(path.relative_to(root)), label, status.st_size, status.st_mtime_ns])
-
-    def read(index: int) -> bytes:
-        try:
-            return paths[index].read_bytes()
-        except OSError as fault:
-            raise ReactvlError(
-                f"{paths[index]}: cannot be read ({fault.strerror}); is the data still where it was?"
-            ) from None
-
     names = [str(path.relative_to(root)) for path in paths]
-    return Samples(names, np.array(labels, np.int64), [], hashlib.sha256(json.dumps(seen).encode()).hexdigest(), read)
+    seen_now = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    return Samples(names, np.array(labels, np.int64), [], seen_now, lambda index: read_file(paths[index]))
 
 
 def images_under(folder: Path) -> list[Path]:

@@ -121,6 +121,14 @@ def read_split(task: Task | CaptionTask, split: str, kind: str) -> Any:
     return samples
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image that is a file of its own; ReactvlError when it is gone."""
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise ReactvlError(f"{path}: cannot be read ({fault.strerror}); is the data still where it was?") from None
+
+
 def metric_of(name: str) -> Metric:
     """The metric that the benchmark of this name reports; accuracy for any other."""
     return benchmarks.metric_of(name) or "accuracy"
