@@ -89,7 +89,7 @@ def read_lines(path: Path) -> list[Entry]:
         place, _, labels = line.rpartition(" ")
         if LABELS.fullmatch(labels) and place.strip():
             entries.append(entry_of(place.strip(), tuple(int(label) for label in labels.split(","))))
-        elif "@" in labels or not place:  # the whole line is a path: an image without a label
+        elif "." in labels or not place:  # the whole line is a path: an image without a label
             entries.append(entry_of(line, ()))
         else:
             fault = f"line {number} of {path.name} ends in '{labels[:20]}', which is no label"
