@@ -1,10 +1,8 @@
-"""A zero-shot classifier: class names and prompt templates become the weights of a linear head.
+"""A zero-shot classifier of pictures, for those who hold a model: `text_head` makes its weights, by ELEVATER's rule.
 
-ELEVATER's rule: per class, encode every template, L2-normalise, average, normalise again; logits are 100 x cosine.
-
-    pandas = model.classifier(["red panda", ["raccoon", "coon"]], "openai")
-    pandas.predict(["a.jpg", "b.jpg"])          # ["raccoon", "red panda"]
-    pandas.top([image], k=2)                    # [[("red panda", 0.93), ("raccoon", 0.07)]]
+pandas = model.classifier(["red panda", ["raccoon", "coon"]], "openai")
+pandas.predict(["a.jpg", "b.jpg"])          # ["raccoon", "red panda"]
+pandas.top([image], k=2)                    # [[("red panda", 0.93), ("raccoon", 0.07)]]
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +15,11 @@ from torch import Tensor
 
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder
+from reactvl.models.text_head import LOGIT_SCALE, class_names, head, softmax
 
 if TYPE_CHECKING:
     from reactvl.models.model import Model
 
-LOGIT_SCALE = 100.0
 BATCH = 64  # images encoded at once
 
 
@@ -40,11 +38,8 @@ class Classifier:
         *,
         precision: str = "auto",
     ):
-        self.model, self.classes, self.templates = model, shown(classes), sentences(templates)
-        if not self.classes or not self.templates:
-            raise ReactvlError(
-                f"a classifier needs class names and templates ({len(self.classes)} and {len(self.templates)} given)"
-            )
+        self.model, self.templates = model, sentences(templates)
+        self.classes = [names[0] for names in class_names(classes)]
         self.weights = head(Encoder(model, precision=precision), self.classes, self.templates)
 
     def logits(self, images) -> np.ndarray:
@@ -56,9 +51,7 @@ class Classifier:
 
     def probabilities(self, images) -> np.ndarray:
         """Softmax over classes (N, classes) float32."""
-        logits = self.logits(images)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return softmax(self.logits(images))
 
     def predict(self, images) -> list[str]:
         """The name of the likeliest class of every image."""
@@ -71,24 +64,6 @@ class Classifier:
         return [
             [(self.classes[index], float(row[index])) for index in order] for row, order in zip(odds, best, strict=True)
         ]
-
-
-def head(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """The zero-shot head (classes, dim) float32; `{}` in a template stands for the class."""
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
-    vectors = encoder.texts(prompts).reshape(len(classes), len(templates), -1)  # (C, T, dim), rows normalised
-    mean = vectors.mean(axis=1)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
-
-
-def shown(classes: Sequence[str | Sequence[str]]) -> list[str]:
-    """The name of every class; of a list of synonyms the first, as ELEVATER does."""
-    if isinstance(classes, str):
-        raise ReactvlError(f"classes {classes!r}: give a list of names, as in [{classes!r}]")
-    names = [one if isinstance(one, str) else next(iter(one), "") for one in classes]
-    if empty := [number for number, name in enumerate(names) if not isinstance(name, str) or not name.strip()]:
-        raise ReactvlError(f"classes[{empty[0]}]: has no name")
-    return names
 
 
 def sentences(templates: str | Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from reactvl.clip_imports import open_clip
 from reactvl.manifest import ReactvlError
 from reactvl.models.prepacked import can_prepack, prepacked
+from reactvl.models.weights import digest
 
 if TYPE_CHECKING:
     from reactvl.models.model import Model
@@ -95,6 +96,15 @@ class Encoder:
     @property
     def pad_id(self) -> int:
         return pad_id(self.model)
+
+    @functools.cached_property
+    def text_sha256(self) -> str:
+        """SHA-256 of the text tower: what its vectors depend on. Models customized with a locked text tower share it."""
+        config = {name: value for name, value in self.model.config["model_cfg"].items() if name != "vision_cfg"}
+        state = self.model.net.state_dict()
+        return digest(
+            {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}, config
+        )
 
 
 class Texts:
