@@ -52,6 +52,6 @@ def test_no_image_and_too_short_rankings_are_errors():
     none = np.zeros(0, np.int64)
     for metric in metrics.METRICS.values():
         with pytest.raises(ValueError, match="image"):
-            metric(none, none, 3)
+            metric(none, np.zeros((0, 3)))
     with pytest.raises(ValueError, match="top-5"):
         metrics.top_k_accuracy(np.array([0]), np.array([[0, 1]]), 5)

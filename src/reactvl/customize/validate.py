@@ -12,7 +12,7 @@ import torch
 from reactvl.customize.request import Request
 from reactvl.heads.features import encode_images
 from reactvl.heads.metrics import METRICS, top_k_accuracy
-from reactvl.heads.zero_shot import rank, zero_shot_head
+from reactvl.heads.zero_shot import logits, rank, softmax, zero_shot_head
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder
 from reactvl.models.model import Model
@@ -88,7 +88,7 @@ class Judge:
         head = self.once("head", lambda: zero_shot_head(encoder, task.classes, task.templates))
         ranking = rank(images, head)
         labels = samples.labels[rows]
-        figures = {"zeroshot_top1": METRICS[task.metric](labels, ranking.predicted, len(task.classes))}
+        figures = {"zeroshot_top1": METRICS[task.metric](labels, softmax(logits(images, head)))}
         if len(task.classes) > 5:
             figures["zeroshot_top5"] = top_k_accuracy(labels, ranking.classes, 5)
         return figures
