@@ -9,7 +9,7 @@ import numpy as np
 
 from reactvl.evaluate.features import Features
 from reactvl.heads.intervals import Interval, Per, paired_interval, paired_interval_of_mean
-from reactvl.heads.metrics import METRICS, mean_per_class, recalls, top_k_accuracy
+from reactvl.heads.metrics import accuracy, mean_per_class, recalls, top_k_accuracy
 from reactvl.heads.zero_shot import Ranking
 from reactvl.manifest import ReactvlError
 from reactvl.tasks import Samples, Task
@@ -118,7 +118,9 @@ def score_of(one: Scored, label: str) -> dict[str, Any]:
     """The task's metric as `value`, and the others."""
     ranking, truth, classes = one.rankings[label], one.labels, len(one.task.classes)
     return {
-        "value": METRICS[one.task.metric](truth, ranking.predicted, classes),
+        "value": accuracy(truth, ranking.predicted)
+        if one.task.metric == "accuracy"
+        else mean_per_class(truth, ranking.predicted, classes),
         "top1": top_k_accuracy(truth, ranking.classes, 1),
         "top5": top_k_accuracy(truth, ranking.classes, 5) if classes > 5 else None,
         "mean_per_class": mean_per_class(truth, ranking.predicted, classes),
