@@ -1,8 +1,9 @@
-"""Intervals of the difference between two models on the same images.
+"""Intervals of a score, and of the difference between two models on the same images.
 
 Images of one class rise and fall together (a class's name is good or bad for all of them), so that the unit that is
 drawn again is the class with all its images: a paired cluster bootstrap over classes. Pairing removes how hard an
-image is, which both models share. Tasks are drawn independently of each other.
+image is, which both models share. Tasks are drawn independently of each other. Metrics that rank images (ROC AUC, mean
+average precision), whose images have no class of their own or one of two, are made anew for draws of images.
 
 The plain percentile interval of few clusters is too narrow; two corrections of the mean's small-sample error are
 applied (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 3.3, the expanded percentile
@@ -16,8 +17,13 @@ from typing import Literal
 
 import numpy as np
 
+from reactvl.heads.metrics import METRICS, decided
+from reactvl.heads.weighted import Weighted, weighted_metric
+
 Per = Literal["image", "class"]
 CHUNK = 4_000_000  # drawn counts held at once
+RECOMPUTED = 2_000  # draws for which a ranking metric is made anew; where more are asked for, they are drawn from these
+TRIES = 100  # draws in a row in which a metric does not exist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +33,49 @@ class Interval:
     low: float
     high: float
     difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """A score, and the bounds between which it lies at the level asked for."""
+
+    low: float
+    high: float
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two models' scores (N, C) of the same images, and the metric of `METRICS` that judges them.
+
+    `labels` int64 (N,) or bool (N, C). `clusters` (N,): what is drawn together; left out, the classes for accuracies,
+    the image for metrics that rank images. mean-per-class always draws classes.
+    """
+
+    metric: str
+    labels: np.ndarray
+    scores_a: np.ndarray
+    scores_b: np.ndarray
+    clusters: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One model's scores (N, C) and the metric that judges them, as `Paired`."""
+
+    metric: str
+    labels: np.ndarray
+    scores: np.ndarray
+    clusters: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A task's statistic, its deviations in every draw (resamples,), and their degrees of freedom."""
+
+    point: float
+    deviations: np.ndarray
+    freedom: int
 
 
 def paired_interval(
@@ -52,7 +101,7 @@ def paired_interval(
 
 
 def paired_interval_of_mean(
-    tasks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    tasks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray] | Paired],
     *,
     per: Per | Sequence[Per] = "image",
     level: float = 0.95,
@@ -61,9 +110,49 @@ def paired_interval_of_mean(
 ) -> Interval:
     """Interval of the mean over tasks of `paired_interval`'s difference; every task counts the same.
 
-    Each of `tasks` is (correct_a, correct_b, clusters); `per` is one for all or one a task. Classes are drawn again
-    within each task, so that the interval speaks of other classes of these tasks, not of other tasks.
+    Each of `tasks` is (correct_a, correct_b, clusters), or `Paired` scores under a metric; `per` is one for all or one a
+    task, and of no meaning for `Paired`. Classes are drawn again within each task, so that the interval speaks of other
+    classes of these tasks, not of other tasks. ValueError also for NaN and for a metric that does not exist on the
+    images (ROC AUC of one class).
     """
+    low, high, difference = interval_of_draws(tasks, per, level, resamples, seed)
+    return Interval(low, high, difference)
+
+
+def interval(
+    correct: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    per: Per = "image",
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Bounds:
+    """Interval of one model's accuracy, mean(correct), within [0, 1]; arguments and errors as `paired_interval`."""
+    return interval_of_mean([(correct, clusters)], per=per, level=level, resamples=resamples, seed=seed)
+
+
+def interval_of_mean(
+    tasks: Sequence[tuple[np.ndarray, np.ndarray] | Single],
+    *,
+    per: Per | Sequence[Per] = "image",
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Bounds:
+    """Interval of one model's mean over tasks, each (correct, clusters) or `Single`, as `paired_interval_of_mean`."""
+    pairs = [
+        task if isinstance(task, Single) else (np.zeros_like(task[0], dtype=np.float64), task[0], task[1])
+        for task in tasks
+    ]
+    low, high, value = interval_of_draws(pairs, per, level, resamples, seed)
+    return Bounds(max(low, 0.0), min(high, 1.0), value)
+
+
+def interval_of_draws(
+    tasks: Sequence[tuple | Paired | Single], per: Per | Sequence[Per], level: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """(low, high, point) of the mean over tasks."""
     from scipy import stats
 
     if not tasks:
@@ -72,22 +161,18 @@ def paired_interval_of_mean(
         raise ValueError(f"level {level}: must lie between 0 and 1")
     pers = [per] * len(tasks) if isinstance(per, str) else list(per)
     rng = np.random.default_rng(seed)
-    difference, deviations = 0.0, np.zeros(resamples)
+    point, deviations = 0.0, np.zeros(resamples)
     variances, freedoms = [], []
-    for (correct_a, correct_b, clusters), kind in zip(tasks, pers, strict=True):
-        sums, sizes = cluster_sums(correct_a, correct_b, clusters)
-        if kind == "class":
-            sums, sizes = sums / sizes, np.ones_like(sizes)
-        count = len(sums)
-        point = sums.sum() / sizes.sum()
-        difference += point / len(tasks)
-        stretched = (resampled(sums, sizes, resamples, rng) - point) * (count / (count - 1)) ** 0.5 / len(tasks)
-        deviations += stretched
-        variances.append(stretched.var())
-        freedoms.append(count - 1)
+    for task, kind in zip(tasks, pers, strict=True):
+        drawn = draw(task, kind, resamples, rng)
+        point += drawn.point / len(tasks)
+        part = drawn.deviations / len(tasks)
+        deviations += part
+        variances.append(part.var())
+        freedoms.append(drawn.freedom)
     tail = float(stats.norm.cdf(stats.t.ppf((1 - level) / 2, pooled_freedom(variances, freedoms))))
-    low, high = np.quantile(difference + deviations, [tail, 1 - tail])
-    return Interval(float(low), float(high), float(difference))
+    low, high = np.quantile(point + deviations, [tail, 1 - tail])
+    return float(low), float(high), float(point)
 
 
 def pooled_freedom(variances: Sequence[float], freedoms: Sequence[int]) -> float:
@@ -98,6 +183,88 @@ def pooled_freedom(variances: Sequence[float], freedoms: Sequence[int]) -> float
     if not sum(variances):
         return sum(freedoms)
     return sum(variances) ** 2 / sum(v**2 / freedom for v, freedom in zip(variances, freedoms, strict=True))
+
+
+def draw(task: tuple | Paired | Single, per: Per, resamples: int, rng: np.random.Generator) -> Drawn:
+    if isinstance(task, Paired | Single):
+        if task.metric not in METRICS:
+            raise ValueError(f"metric {task.metric!r}: known are {', '.join(METRICS)}")
+        if task.metric in ("roc_auc", "11point_mAP"):
+            return draw_recomputed(task, resamples, rng)
+        task, per = correctness(task)
+    sums, sizes = cluster_sums(*task)
+    if per == "class":
+        sums, sizes = sums / sizes, np.ones_like(sizes)
+    count = len(sums)
+    point = sums.sum() / sizes.sum()
+    deviations = (resampled(sums, sizes, resamples, rng) - point) * (count / (count - 1)) ** 0.5
+    return Drawn(point, deviations, count - 1)
+
+
+def correctness(task: Paired | Single) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Per]:
+    """Accuracies need no more of the scores than which images are right."""
+    labels = np.asarray(task.labels)
+    a, b = (np.zeros(len(labels)) if scores is None else right(labels, scores) for scores in scores_of(task))
+    if task.metric == "mean-per-class":
+        return (a, b, labels), "class"
+    return (a, b, labels if task.clusters is None else task.clusters), "image"
+
+
+def right(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    labels, predicted = decided(labels, scores)
+    return (labels == predicted).astype(np.float64)
+
+
+def scores_of(task: Paired | Single) -> tuple[np.ndarray | None, np.ndarray]:
+    """What is compared with what: of one model, nothing with its scores."""
+    return (None, task.scores) if isinstance(task, Single) else (task.scores_a, task.scores_b)
+
+
+def draw_recomputed(task: Paired | Single, resamples: int, rng: np.random.Generator) -> Drawn:
+    """A draw in which the metric does not exist is drawn again.
+
+    The best precision at a recall rises with the noise of a draw, so that draws of a mean average precision lie above
+    it. Deviations are therefore from the draws' mean: the interval is where the score of as many other images lies.
+    """
+    images = len(task.labels)
+    of_a, of_b = (
+        None if scores is None else weighted_metric(task.metric, task.labels, scores) for scores in scores_of(task)
+    )
+    point = float(difference(of_a, of_b, np.ones((images, 1), np.float32))[0])
+    if np.isnan(point):
+        raise ValueError(f"{task.metric} does not exist on these {images:,} images: they are all of one class")
+    members = None if task.clusters is None else np.unique(task.clusters, return_inverse=True)[1]
+    count = images if members is None else int(members.max()) + 1
+    if count < 2 or (members is not None and members.shape != (images,)):
+        raise ValueError(f"an interval needs two clusters of images or more, and the cluster of each, not {count}")
+    values = np.empty(min(resamples, RECOMPUTED))
+    done = tries = 0
+    while done < len(values):
+        weights = drawn_counts(count, min(len(values) - done, max(CHUNK // images, 1)), rng)
+        made = difference(of_a, of_b, weights if members is None else weights[members])
+        made = made[~np.isnan(made)]
+        values[done : done + len(made)] = made
+        done, tries = done + len(made), 0 if len(made) else tries + 1
+        if tries == TRIES:
+            raise ValueError(f"{task.metric} does not exist on any of the draws of these {images:,} images")
+    deviations = (values - values.mean()) * (count / (count - 1)) ** 0.5
+    return Drawn(point, deviations if len(values) == resamples else rng.choice(deviations, resamples), count - 1)
+
+
+def difference(of_a: Weighted | None, of_b: Weighted, weights: np.ndarray) -> np.ndarray:
+    """The statistic of every draw, float64 (R,)."""
+    return of_b(weights) if of_a is None else of_b(weights) - of_a(weights)
+
+
+def drawn_counts(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of `count` things comes in each of `draws` draws of as many with replacement, float32 (count,
+    draws)."""
+    chosen = rng.integers(0, count, (count, draws))
+    return (
+        np.bincount((chosen * draws + np.arange(draws)).ravel(), minlength=count * draws)
+        .reshape(count, draws)
+        .astype(np.float32)
+    )
 
 
 def cluster_sums(correct_a: np.ndarray, correct_b: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
