@@ -22,6 +22,7 @@ from reactvl.heads.weighted import Weighted, weighted_metric
 
 Per = Literal["image", "class"]
 CHUNK = 4_000_000  # drawn counts held at once
+WEIGHTS = 2_000_000  # drawn counts of images held at once: a few megabytes, which stay in the cache
 RECOMPUTED = 2_000  # draws for which a ranking metric is made anew; where more are asked for, they are drawn from these
 TRIES = 100  # draws in a row in which a metric does not exist
 
@@ -230,7 +231,7 @@ def draw_recomputed(task: Paired | Single, resamples: int, rng: np.random.Genera
     of_a, of_b = (
         None if scores is None else weighted_metric(task.metric, task.labels, scores) for scores in scores_of(task)
     )
-    point = float(difference(of_a, of_b, np.ones((images, 1), np.float32))[0])
+    point = point_of(task)
     if np.isnan(point):
         raise ValueError(f"{task.metric} does not exist on these {images:,} images: they are all of one class")
     members = None if task.clusters is None else np.unique(task.clusters, return_inverse=True)[1]
@@ -240,7 +241,7 @@ def draw_recomputed(task: Paired | Single, resamples: int, rng: np.random.Genera
     values = np.empty(min(resamples, RECOMPUTED))
     done = tries = 0
     while done < len(values):
-        weights = drawn_counts(count, min(len(values) - done, max(CHUNK // images, 1)), rng)
+        weights = drawn_counts(count, min(len(values) - done, max(WEIGHTS // images, 1)), rng)
         made = difference(of_a, of_b, weights if members is None else weights[members])
         made = made[~np.isnan(made)]
         values[done : done + len(made)] = made
@@ -251,6 +252,12 @@ def draw_recomputed(task: Paired | Single, resamples: int, rng: np.random.Genera
     return Drawn(point, deviations if len(values) == resamples else rng.choice(deviations, resamples), count - 1)
 
 
+def point_of(task: Paired | Single) -> float:
+    """The statistic of the images as they are."""
+    values = [0.0 if scores is None else METRICS[task.metric](task.labels, scores) for scores in scores_of(task)]
+    return values[1] - values[0]
+
+
 def difference(of_a: Weighted | None, of_b: Weighted, weights: np.ndarray) -> np.ndarray:
     """The statistic of every draw, float64 (R,)."""
     return of_b(weights) if of_a is None else of_b(weights) - of_a(weights)
@@ -259,12 +266,9 @@ def difference(of_a: Weighted | None, of_b: Weighted, weights: np.ndarray) -> np
 def drawn_counts(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """How often each of `count` things comes in each of `draws` draws of as many with replacement, float32 (count,
     draws)."""
-    chosen = rng.integers(0, count, (count, draws))
-    return (
-        np.bincount((chosen * draws + np.arange(draws)).ravel(), minlength=count * draws)
-        .reshape(count, draws)
-        .astype(np.float32)
-    )
+    chosen = rng.integers(0, count, (draws, count)) + np.arange(draws)[:, None] * count
+    counts = np.bincount(chosen.ravel(), minlength=draws * count).reshape(draws, count)
+    return np.ascontiguousarray(counts.T, np.float32)
 
 
 def cluster_sums(correct_a: np.ndarray, correct_b: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -61,28 +61,41 @@ def areas_of(positive: np.ndarray, scores: np.ndarray) -> Weighted:
 
 
 def precisions_of(positive: np.ndarray, scores: np.ndarray) -> Weighted:
-    """ELEVATER's 11-point average precision of one class. The best precision at a recall is found where a positive
-    comes in, so that only these places are looked at."""
+    """ELEVATER's 11-point average precision of one class, in float32: counts of up to 16 million images are exact.
+
+    The best precision at a recall is found where a positive comes in, so that only these places are looked at.
+    """
+    from scipy import sparse
+
     order = np.argsort(-scores, kind="stable")
     group = np.append(0, np.cumsum(np.diff(scores[order]) != 0))  # of equal scores, best first
     holding = np.unique(group[positive[order]])  # groups with a positive
-    starts = np.append(0, np.searchsorted(group, holding[:-1], "right"))
-    end = np.searchsorted(group, holding[-1], "right")
-    order = order[:end]
-    found = order[positive[order]]  # every positive, best first
-    firsts = np.searchsorted(np.searchsorted(holding, group[:end][positive[order]]), np.arange(len(holding)))
+    place = np.searchsorted(holding, group)  # the first place at which an image is among those shown
+    shown_at, found_at = place < len(holding), positive[order]
+    first = [
+        sparse.csr_matrix(
+            (np.ones(mask.sum(), np.float32), (place[mask], order[mask])), shape=(len(holding), len(order))
+        )
+        for mask in (shown_at, found_at)
+    ]
 
     def precision(weights: np.ndarray) -> np.ndarray:
-        right = np.cumsum(np.add.reduceat(weights[found], firsts, axis=0, dtype=np.float64), axis=0)  # (groups, R)
-        shown = np.cumsum(np.add.reduceat(weights[order], starts, axis=0, dtype=np.float64), axis=0)
-        total = right[-1]
-        best = np.divide(right, shown, out=np.zeros_like(right), where=shown > 0)
+        shown, found = (np.cumsum(new @ weights, axis=0) for new in first)  # (places, R)
+        total = found[-1].astype(np.float64)
+        best = found / np.maximum(shown, 1)
         best = np.maximum.accumulate(best[::-1], axis=0)[::-1]
-        recall = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
         points = np.ones(len(total))  # the point of recall 0
         for level in RECALL_LEVELS[:-1]:
-            at = (recall < level).sum(axis=0)
-            points += np.take_along_axis(best, np.minimum(at, len(best) - 1)[None], axis=0)[0]
+            at = (found < positives_at(level, total)).sum(axis=0)
+            points += best[np.minimum(at, len(best) - 1), np.arange(len(total))]
         return np.where(total > 0, points / len(RECALL_LEVELS), np.nan)
 
     return precision
+
+
+def positives_at(level: float, total: np.ndarray) -> np.ndarray:
+    """The smallest count of positives that is a recall of `level` of `total`, as a division in float64 says."""
+    count = np.floor(level * total)
+    for _ in range(2):
+        count += count / np.maximum(total, 1) < level
+    return count.astype(np.float32)
