@@ -42,14 +42,14 @@ def zero_shot_head(
     cache: Path | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The head float32 (classes, dim), rows L2-normalised, of class names in templates with `{}`.
+    """The head float32 (classes, dim), rows L2-normalised, of class names in templates with `{}`; in float32 arithmetic.
 
     A class is a name or all its names, of which `synonyms` takes the first or all, alike. `rule`: see `text_head`.
     `cache`: a folder where heads are kept by text tower, prompts and rule, so that a second run encodes nothing, and a
     stopped one goes on. `advance` is told the number of prompts whenever some are done (under the rule `elevater`).
     ReactvlError for an empty list, a class without a name, an unknown rule.
     """
-    kept = TextCache(encoder, cache, advance)
+    kept = TextCache(encoder.exact, cache, advance)
     if cache is None:
         return head(encoder, classes, templates, rule=rule, synonyms=synonyms, encode=kept.texts)
     named = class_names(classes, synonyms)  # of the names that are not used the head does not depend

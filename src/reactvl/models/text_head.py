@@ -2,12 +2,14 @@
 
 Two rules of one formula (normalise every prompt's vector, mean over a class's prompts, normalise again):
 
-- `elevater`: as ELEVATER's toolkit; here with the encoder's arithmetic (packed weights, padding trimmed, every distinct
-  prompt once) and sums in float64.
+- `elevater`: as ELEVATER's toolkit; here through the encoder (packed weights, padding trimmed, every distinct prompt
+  once), with sums in float64.
 - `open_clip`: the function that open_clip's own evaluation calls, `build_zero_shot_classifier`, on the model's own
-  network: whole contexts, 10 classes at a time, mean and norms in the precision that autocast gives them.
+  network: whole contexts, 10 classes at a time.
 
-Logits are 100 x cosine in both, whatever the model's own logit scale.
+Both are made in float32 whatever the encoder's precision, and then differ by rounding alone: a head is made once and judges
+every image, and bf16's noise in it moved up to two of 230 of the demo's images. Logits are 100 x cosine, whatever the
+model's own logit scale.
 """
 
 import itertools
@@ -44,17 +46,17 @@ def head(
     """The zero-shot head float32 (classes, dim), rows L2-normalised; `{}` in a template stands for the class.
 
     A class is a name or a list of names: `synonyms` takes the first (ELEVATER's rule), or all, whose prompts count
-    alike. Memory is that of the head and of a batch of prompts. `encode` stands in for `encoder.texts` under the rule
-    `elevater`. ReactvlError for an empty list, a class without a name, an unknown rule.
+    alike. Memory is that of the head and of a batch of prompts. `encode` stands in for `encoder.exact.texts` under the
+    rule `elevater`. ReactvlError for an empty list, a class without a name, an unknown rule.
     """
     named = class_names(classes, synonyms)
     if not named or not templates:
         raise ReactvlError(f"a classifier needs class names and templates ({len(named)} and {len(templates)} given)")
     if rule == "open_clip":
-        return open_clip_head(encoder, named, templates)
+        return open_clip_head(encoder.exact, named, templates)
     if rule != "elevater":
         raise ReactvlError(f"head {rule!r}: use elevater or open_clip")
-    return elevater_head(encode or encoder.texts, named, templates)
+    return elevater_head(encode or encoder.exact.texts, named, templates)
 
 
 def class_names(classes: Sequence[str | Sequence[str]], synonyms: Synonyms = "first") -> list[tuple[str, ...]]:
