@@ -28,8 +28,9 @@ def task_of(
 ) -> Task:
     """The task of a folder with these classes, in the order of the labels.
 
-    It is the benchmark of its name if it has as many classes, and then a class of one name gets that benchmark's synonyms;
-    it reports the benchmark's metric as far as its labels allow.
+    It is the benchmark of its name if it has as many classes: then the benchmark's templates are asked where none lie in the
+    folder, and a class of one name gets the benchmark's synonyms. It reports the metric of the benchmark of its name as far as
+    its labels allow.
     """
     name = name or folder.resolve().name
     meant = benchmark_called(name)
@@ -38,7 +39,7 @@ def task_of(
     return Task(
         name=name,
         classes=[entry.name for entry in classes],
-        templates=list(templates or templates_in(folder)),
+        templates=list(templates or templates_in(folder) or (meant.templates if same else DEFAULT_TEMPLATES)),
         metric=metric_for(meant, len(classes), multilabel),
         folder=folder,
         splits=splits,
@@ -68,11 +69,8 @@ def classes_in(folder: Path) -> list[ClassEntry] | None:
 
 
 def templates_in(folder: Path) -> list[str]:
-    """The templates that lie in a folder, else those of the benchmark that it is named for, else a plain one."""
-    if (folder / TEMPLATES).is_file():
-        return read_templates(folder / TEMPLATES)
-    meant = benchmark_called(folder.resolve().name)
-    return list(meant.templates if meant else DEFAULT_TEMPLATES)
+    """The templates that lie in a folder, if any."""
+    return read_templates(folder / TEMPLATES) if (folder / TEMPLATES).is_file() else []
 
 
 def benchmark_called(name: str) -> Benchmark | None:
