@@ -1,10 +1,12 @@
 """Tasks are found by every name they go by, with lists of their own, their benchmark's, or the caller's."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from elevater_root import write_benchmark
 from hypothesis import given
 from hypothesis import strategies as st
 from tests_support import drawing
@@ -117,12 +119,60 @@ def test_any_bytes_of_labels_are_labels_or_a_reason(body, cut):
     assert (labels, reason) == ([True, False, True], "")
 
 
+def test_links_go_by_their_own_names_and_those_that_lead_nowhere_are_named(tmp_path, monkeypatch):
+    image_folder(tmp_path / "store/abc", ["0", "1"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/zoo").symlink_to(tmp_path / "store/abc")
+    (tmp_path / "store/abc/test/1/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "store/abc/test/1/there.png").symlink_to(tmp_path / "store/abc/test/0/a.png")
+    monkeypatch.chdir(tmp_path / "data")
+    for data in (tmp_path / "data", Path(), Path("zoo"), Path("../data")):
+        [task] = find(["zoo"], data)
+        samples = task.samples()
+        assert task.name == "zoo" and samples.names == ["0/a.png", "1/a.png", "1/there.png"]
+        assert samples.unusable == [("1/gone.png", "is a link that leads nowhere")]
+
+
+def test_a_task_that_was_moved_is_the_same(tmp_path):
+    image_folder(tmp_path / "a/zoo", ["0", "1"])
+    shards(tmp_path / "a/two/test", [b"0", b"1"])
+    (tmp_path / "a/two/classnames.txt").write_text("x\ny\n")
+    write_benchmark(tmp_path / "a", "dtd", 3)
+    write_benchmark(tmp_path / "a", "kitti-distance", 3)
+    before = [task.samples().fingerprint for task in find(None, tmp_path / "a")]
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert [task.samples().fingerprint for task in find(None, tmp_path / "b")] == before and len(set(before)) == 4
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("wds_vtab-caltech101", "caltech-101"),
+        ("wds_vtab-pets", "oxford-iiit-pets"),
+        ("wds_vtab-flowers", "oxford-flower-102"),
+        ("wds_vtab-pcam", "patch-camelyon"),
+        ("vtab/resisc45", "resisc45_clip"),
+        ("wds_cars", "stanford-cars"),
+        ("wds_renderedsst2", "rendered-sst2"),
+        ("wds_imagenet1k", "imagenet-1k"),
+        ("wds_voc2007_multilabel", "voc-2007-classification"),
+        ("wds_vtab-kitti_closest_vehicle_distance", "kitti-distance"),
+    ],
+)
+def test_clip_benchmarks_names_are_known(folder, name):
+    assert benchmark(folder).name == name
+
+
 def test_labels_of_one_an_image_are_scored_by_accuracy_whatever_the_name_says(tmp_path):
     shards(tmp_path / "voc2007/test", [b"0", b"19"])
     shards(tmp_path / "hateful-memes/test", [b"0", b"1"])
     (tmp_path / "voc2007/classnames.txt").write_text("\n".join(benchmark("voc2007").class_names))
     single, memes = find(["voc2007", "hateful-memes"], tmp_path)
-    assert (single.metric, single.multilabel) == ("accuracy", False) and memes.metric == "roc_auc"
+    assert (single.metric, single.multilabel, single.benchmark) == (
+        "accuracy",
+        False,
+        None,
+    ) and memes.metric == "roc_auc"
     (tmp_path / "hateful-memes/classnames.txt").write_text("a\nb\nc\n")
     assert find(["hateful-memes"], tmp_path)[0].metric == "accuracy"
 

@@ -13,6 +13,7 @@ evaluations; a test holds them against checksums.
 
 import difflib
 import functools
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,8 @@ from reactvl.manifest import ReactvlError
 from reactvl.tasks.class_files import ClassFile, beside, classes_in, parsed
 from reactvl.tasks.classes import ClassEntry
 from reactvl.tasks.templates import read_templates
+
+LEADING = re.compile(r"^(wds[-_/])?(vtab[-_/])?")
 
 Metric = Literal["accuracy", "mean-per-class", "roc_auc", "11point_mAP"]
 
@@ -114,10 +117,8 @@ def metric_of(name: str) -> Metric | None:
 
 
 def folded(name: str) -> str:
-    """Letters and digits only, in lower case, without the leading `wds` of webdatasets' names."""
-    return "".join(
-        letter for letter in name.lower().strip().removeprefix("wds_").removeprefix("wds-") if letter.isalnum()
-    )
+    """Letters and digits only, in lower case, without the leading `wds` and `vtab` of CLIP-benchmark's names."""
+    return "".join(letter for letter in LEADING.sub("", name.lower().strip(), count=1) if letter.isalnum())
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 
 from reactvl.pool.tars import Sample
-from reactvl.tasks.task import Captioned, CaptionTask
+from reactvl.tasks.task import Captioned, CaptionTask, called
 from reactvl.tasks.webdataset import kind_of, shelved, splits_in
 
 
@@ -18,7 +18,7 @@ def read_task(folder: Path) -> CaptionTask | None:
     if kind_of(folder) != "retrieval" or not (splits := splits_in(folder)):
         return None
     return CaptionTask(
-        name=folder.resolve().name,
+        name=called(folder),
         folder=folder,
         splits={split: functools.partial(read_split, folder / split) for split in splits},
     )

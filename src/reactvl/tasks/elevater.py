@@ -26,7 +26,7 @@ from reactvl.tasks.benchmarks import Benchmark, by_folder
 from reactvl.tasks.classes import ClassEntry, class_of
 from reactvl.tasks.indexes import Entry, read_index
 from reactvl.tasks.lists import read_text, squeezed
-from reactvl.tasks.task import Samples, Task, read_file
+from reactvl.tasks.task import Samples, Task, called, read_file, status_of
 
 LABEL_FILES = ("labels.txt", "labelmap.txt")
 SPLITS = ("test", "val", "train")
@@ -35,7 +35,7 @@ DEFAULT_TEMPLATES = ["a photo of a {}."]
 
 def read_task(folder: Path, known: Benchmark | None = None) -> Task | None:
     """The task of a folder, of `known` or of the benchmark that the folder is named for; None where there is no index."""
-    known = known or by_folder(folder.resolve().name)
+    known = known or by_folder(called(folder))
     if known is None or known.elevater is None:
         return read_unknown(folder)
     layout = known.elevater
@@ -94,7 +94,7 @@ def read_unknown(folder: Path) -> Task | None:
         entries = [class_of([name], f"{folder}, category {number}") for number, name in enumerate(names)]
     multilabel = any(len(entry.labels) > 1 for index in read.values() for entry in index.entries)
     return Task(
-        name=folder.resolve().name,
+        name=called(folder),
         classes=[entry.name for entry in entries],
         templates=list(DEFAULT_TEMPLATES),
         metric="11point_mAP" if multilabel else "accuracy",
@@ -143,7 +143,7 @@ def read_split(folder: Path, path: Path, *, classes: int, multilabel: bool, arch
             kept.append(entry.labels)
             places.append(place)
     labels = matrix(kept, classes) if multilabel else np.array([some[0] for some in kept], np.int64)
-    seen = hashlib.sha256(json.dumps([store.seen, names, kept, places], default=str).encode())
+    seen = hashlib.sha256(json.dumps([store.seen, names, kept, [member for _, member in places]]).encode())
 
     def read(number: int) -> bytes:
         home, member = places[number]
@@ -225,9 +225,11 @@ class Store:
             }
         return self.unpacked
 
-    def file(self, path: Path) -> tuple[tuple[Path, None], str]:
-        status = path.stat()
-        self.seen.append([status.st_size, status.st_mtime_ns])
+    def file(self, path: Path) -> tuple[tuple[Path, None] | None, str]:
+        status = status_of(path)
+        if status is None:
+            return None, "is a link that leads nowhere"
+        self.seen.append(status)
         return (path, None), ""
 
 

@@ -10,7 +10,7 @@ from reactvl.progress import say
 from reactvl.tasks import benchmarks
 from reactvl.tasks.benchmarks import Benchmark, benchmark, by_folder, folded, known
 from reactvl.tasks.classes import ClassEntry, Given, read_class_list
-from reactvl.tasks.task import CaptionTask, Task
+from reactvl.tasks.task import CaptionTask, Task, called
 from reactvl.tasks.templates import read_templates
 
 ELEVATER, IMAGENET = "elevater", "imagenet-1k"
@@ -83,7 +83,7 @@ def read(folder: Path, given: list[ClassEntry] | None, *, named: bool = True) ->
     from reactvl.tasks import captions, elevater, idx, image_folder, imagenet, shards, webdataset
 
     task = webdataset.read_task(folder, given) or captions.read_task(folder) or elevater.read_task(folder)
-    if task is None and folded(folder.resolve().name) in IMAGENET_NAMES:
+    if task is None and folded(called(folder)) in IMAGENET_NAMES:
         task = imagenet.read_task(folder)
     task = task or idx.read_task(folder, given) or image_folder.read_task(folder)
     return task or (shards.read_task(folder) if named else None)
@@ -143,7 +143,7 @@ def places(name: str, data: Path) -> Iterator[Path]:
     """Folders that a name may mean, the likeliest first: of just this name, of its benchmark's, of ELEVATER's for it."""
     meant = known(name) or (IMAGENET if folded(name) in IMAGENET_NAMES else None)
     everywhere = [*folders(data), *(folder for folder in within(data) if folder.parent != data), data]
-    calls = {folder: folder.resolve().name for folder in everywhere}
+    calls = {folder: called(folder) for folder in everywhere}
     yield from (folder for folder in everywhere if calls[folder] == name)
     yield from (folder for folder in everywhere if calls[folder] != name and folded(calls[folder]) == folded(name))
     if meant:
@@ -164,7 +164,7 @@ def own_task(own: Benchmark, data: Path, given: list[ClassEntry] | None) -> Foun
             return task
     names = {folded(name) for name in (own.name, *own.aliases)}
     for folder in [*folders(data), data]:
-        if folded(folder.resolve().name) not in names or (task := read(folder, list(own.classes))) is None:
+        if folded(called(folder)) not in names or (task := read(folder, list(own.classes))) is None:
             continue
         if isinstance(task, CaptionTask):
             return task

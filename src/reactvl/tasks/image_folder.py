@@ -20,7 +20,7 @@ from reactvl.manifest import ReactvlError
 from reactvl.tasks.benchmarks import folded
 from reactvl.tasks.classes import ClassEntry, class_of, read_class_list
 from reactvl.tasks.naming import CLASSES, TEMPLATES, benchmark_called, task_of
-from reactvl.tasks.task import Samples, Task, read_file
+from reactvl.tasks.task import Samples, Task, called, read_file, status_of
 from reactvl.tasks.templates import read_templates
 from reactvl.tasks.wordnet import are_ids, imagenet_names
 
@@ -41,7 +41,7 @@ def read_task(folder: Path) -> Task | None:
     if entries is None and are_ids(codes) and set(codes) <= imagenet_names().keys():
         entries = [ClassEntry(name, (name,)) for name in (imagenet_names()[code] for code in codes)]
         templates = None if (folder / TEMPLATES).is_file() else read_templates("openai")
-    elif entries is None and (order := in_benchmarks_order(folder.resolve().name, codes)):
+    elif entries is None and (order := in_benchmarks_order(called(folder), codes)):
         codes, entries = order
     if entries is None:
         entries = [class_of([" ".join(code.replace("_", " ").split()) or code], f"{folder}/{code}") for code in codes]
@@ -84,16 +84,23 @@ def in_benchmarks_order(name: str, codes: Sequence[str]) -> tuple[list[str], lis
 
 def read_split(root: Path, codes: Sequence[str]) -> Samples:
     """The images of a split, by class and then by name; images in folders below a class's belong to it."""
-    paths, labels, seen = [], [], []
+    paths, labels, seen, unusable = [], [], [], []
     for label, code in enumerate(codes):
         for path in images_under(root / code):
-            paths.append(path)
-            labels.append(label)
-            status = path.stat()
-            seen.append([str(path.relative_to(root)), label, status.st_size, status.st_mtime_ns])
-    names = [str(path.relative_to(root)) for path in paths]
-    seen_now = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-    return Samples(names, np.array(labels, np.int64), [], seen_now, lambda index: read_file(paths[index]))
+            name, status = str(path.relative_to(root)), status_of(path)
+            if status is None:
+                unusable.append((name, "is a link that leads nowhere"))
+            else:
+                paths.append(path)
+                labels.append(label)
+                seen.append([name, label, *status])
+    return Samples(
+        names=[name for name, *_ in seen],
+        labels=np.array(labels, np.int64),
+        unusable=unusable,
+        fingerprint=hashlib.sha256(json.dumps(seen).encode()).hexdigest(),
+        reader=lambda index: read_file(paths[index]),
+    )
 
 
 def images_under(folder: Path) -> list[Path]:

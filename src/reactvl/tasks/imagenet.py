@@ -25,7 +25,7 @@ from reactvl.tasks.benchmarks import benchmark
 from reactvl.tasks.image_folder import class_folders, images_under, is_image, read_split
 from reactvl.tasks.lists import read_text
 from reactvl.tasks.naming import CLASSES, task_of
-from reactvl.tasks.task import Samples, Task, Unusable, read_file
+from reactvl.tasks.task import Samples, Task, Unusable, read_file, status_of
 from reactvl.tasks.wordnet import WORDNET, are_ids, imagenet_names
 
 NAME = "imagenet-1k"
@@ -130,15 +130,13 @@ def read_flat(home: Path, labels: Path) -> Samples:
     else:
         given, unusable = by_name(images, labels)
     unusable += [(name, f"{labels.name} gives it no label") for name in images if name not in given]
-    names = [name for name in images if name in given]
-    kept = [given[name] for name in names]
-    status = [images[name].stat() for name in names]
-    seen = [
-        [name, label, about.st_size, about.st_mtime_ns] for name, label, about in zip(names, kept, status, strict=True)
-    ]
+    status = {name: status_of(images[name]) for name in images if name in given}
+    unusable += [(name, "is a link that leads nowhere") for name, about in status.items() if about is None]
+    names = [name for name, about in status.items() if about is not None]
+    seen = [[name, given[name], *status[name]] for name in names]
     return Samples(
         names,
-        np.array(kept, np.int64),
+        np.array([given[name] for name in names], np.int64),
         unusable,
         hashlib.sha256(json.dumps(seen).encode()).hexdigest(),
         lambda index: read_file(images[names[index]]),

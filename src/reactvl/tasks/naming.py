@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reactvl.tasks.benchmarks import Benchmark, Metric, benchmark, known
 from reactvl.tasks.classes import ClassEntry, read_class_list
-from reactvl.tasks.task import Samples, Task
+from reactvl.tasks.task import Samples, Task, called
 from reactvl.tasks.templates import read_templates
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -28,13 +28,14 @@ def task_of(
 ) -> Task:
     """The task of a folder with these classes, in the order of the labels.
 
-    It is the benchmark of its name if it has as many classes: then the benchmark's templates are asked where none lie in the
-    folder, and a class of one name gets the benchmark's synonyms. It reports the metric of the benchmark of its name as far as
-    its labels allow.
+    It is the benchmark of its name if it has as many classes, and one label an image or several as that has: then the
+    benchmark's templates are asked where none lie in the folder, and a class of one name gets the benchmark's synonyms. It
+    reports the metric of the benchmark of its name as far as its labels allow.
     """
-    name = name or folder.resolve().name
+    name = name or called(folder)
     meant = benchmark_called(name)
-    same = meant is not None and len(meant.classes) == len(classes)
+    many = meant is not None and meant.elevater is not None and meant.elevater.multilabel
+    same = meant is not None and len(meant.classes) == len(classes) and many == multilabel
     further = {entry.name: entry.synonyms for entry in meant.classes} if same else {}
     return Task(
         name=name,
@@ -64,7 +65,7 @@ def classes_in(folder: Path) -> list[ClassEntry] | None:
     """The classes that lie in a folder, else those of the benchmark that it is named for; None where there are neither."""
     if (folder / CLASSES).is_file():
         return read_class_list(folder / CLASSES)
-    meant = benchmark_called(folder.resolve().name)
+    meant = benchmark_called(called(folder))
     return list(meant.classes) if meant else None
 
 

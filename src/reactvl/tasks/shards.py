@@ -18,7 +18,7 @@ from reactvl.pool.tars import Sample
 from reactvl.tasks import captions
 from reactvl.tasks.classes import ClassEntry
 from reactvl.tasks.naming import task_of
-from reactvl.tasks.task import CaptionTask, Samples, Task
+from reactvl.tasks.task import CaptionTask, Samples, Task, called
 from reactvl.tasks.webdataset import opened, shelved, splits_in
 
 SHARDS = "shards"  # the folder in which `retrieve --materialize` writes them
@@ -31,7 +31,7 @@ def read_task(folder: Path) -> Task | CaptionTask | None:
     if not homes:
         return None
     if not labelled(next(iter(homes.values()))):
-        name = folder.resolve().name
+        name = called(folder)
         splits = {split: functools.partial(captions.read_split, home, lines=False) for split, home in homes.items()}
         return CaptionTask(name=name, folder=folder, splits=splits)
     names = class_names(folder, list(homes.values()))

@@ -121,6 +121,21 @@ def read_split(task: Task | CaptionTask, split: str, kind: str) -> Any:
     return samples
 
 
+def called(folder: Path) -> str:
+    """What a folder is called where it is named from: a link's own name, also for `.`."""
+    name = folder.absolute().name
+    return folder.resolve().name if name == ".." else name
+
+
+def status_of(path: Path) -> tuple[int, int] | None:
+    """Size and modification time of a file; None for one that is not there, such as a link that leads nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def read_file(path: Path) -> bytes:
     """The bytes of an image that is a file of its own; ReactvlError when it is gone."""
     try:
