@@ -1,19 +1,23 @@
 """ImageNet as it lies on disk: class folders, flat with each kind of label file, Kaggle's tree; always the thousand."""
 
 import shutil
+import tarfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests_support import drawing
 
 from reactvl.manifest import ReactvlError
 from reactvl.tasks import find
-from reactvl.tasks.imagenet import development_kit_order, read_task, validation_task
+from reactvl.tasks.imagenet import development_kit_order, read_flat, read_task, validation_task
 from reactvl.tasks.wordnet import imagenet_names
 
 # The first six lines of the development kit's ground truth, and of val.txt as Caffe gives it out.
 GROUND_TRUTH = (490, 361, 171, 822, 297, 482)
 LABELS = (65, 970, 230, 809, 516, 57)
 IDS = list(imagenet_names())
+WHOLE = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 7)]
 
 
 def flat(home, numbers=range(1, 7)):
@@ -96,6 +100,43 @@ def test_a_flat_split_that_is_not_whole_says_what_it_lacks(tmp_path):
     assert read_task(tmp_path).samples("val").fingerprint != samples.fingerprint
 
 
+def test_the_archive_as_it_is_given_out_is_read_where_it_lies(tmp_path):
+    home = flat(tmp_path / "store/val")
+    folder = tmp_path / "imagenet"
+    folder.mkdir()
+    with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as tar:
+        for path in sorted(home.iterdir(), reverse=True):
+            tar.add(path, path.name)
+    with pytest.raises(ReactvlError, match="and no file of their labels"):
+        find(["imagenet"], tmp_path)
+    ground_truth(folder / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
+    for [task] in (find(["imagenet"], tmp_path), find(None, None, imagenet_val=folder), [validation_task(folder)[0]]):
+        samples = task.samples("val")
+        assert samples.names[0] == "ILSVRC2012_val_00000006.JPEG" and samples.labels.tolist() == list(LABELS)[::-1]
+        assert [samples.read(row) for row in range(6)] == [drawing(number) for number in range(6, 0, -1)]
+        assert samples.unusable == []
+    with (folder / "ILSVRC2012_img_val.tar").open("r+b") as file:
+        file.truncate(4000)
+    cut = find(["imagenet"], tmp_path)[0].samples()
+    assert 0 < len(cut) < 6 and any("truncated" in reason for _, reason in cut.unusable)
+    assert cut.fingerprint != samples.fingerprint
+
+
+@given(st.binary(max_size=60))
+def test_any_label_file_gives_labels_or_one_error(tmp_path_factory, body):
+    home = tmp_path_factory.getbasetemp() / "any"
+    if not home.exists():
+        flat(home)
+    for name in ("ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv", "val.txt"):
+        (home.parent / name).write_bytes(body)
+        try:
+            samples = read_flat(home, home.parent / name)
+            assert all(0 <= label < 1000 for label in samples.labels)
+            assert {*samples.names, *(name for name, _ in samples.unusable)} >= set(WHOLE)
+        except ReactvlError as fault:
+            assert "\n" not in str(fault)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -123,11 +164,11 @@ def test_class_folders_are_labelled_among_the_thousand(tmp_path):
             home = tmp_path / "imagenet" / split / IDS[label]
             home.mkdir(parents=True)
             (home / "a.JPEG").write_bytes(drawing(label))
-    for given in ({"names": ["imagenet-1k"], "data": tmp_path}, {"names": ["imagenet"], "data": tmp_path / "imagenet"},
+    for asked in ({"names": ["imagenet-1k"], "data": tmp_path}, {"names": ["imagenet"], "data": tmp_path / "imagenet"},
                   {"names": None, "data": tmp_path}, {"names": None, "data": None, "imagenet_val": tmp_path / "imagenet/val"},
                   {"names": ["imagenet-1k"], "data": None, "imagenet_val": tmp_path / "imagenet"}):  # fmt: skip
-        [task] = find(**given)
-        assert len(task.classes) == 1000 and task.samples().labels.tolist() == [3, 970], given
+        [task] = find(**asked)
+        assert len(task.classes) == 1000 and task.samples().labels.tolist() == [3, 970], asked
     assert find(["imagenet"], tmp_path)[0].samples("train").labels.tolist() == [3, 970]
 
 

@@ -95,7 +95,7 @@ def names() -> list[str]:
 
 def elevater() -> list[str]:
     """The data set names of ELEVATER's 20 (ImageNet-1K, which it reports beside them, is none of them), sorted."""
-    return [name for name in names() if name != "imagenet-1k" and head(raw_of(name)).elevater is not None]
+    return sorted(set(folders().values()) - {"imagenet-1k"})
 
 
 def known(name: str) -> str | None:
@@ -105,9 +105,13 @@ def known(name: str) -> str | None:
 
 def by_folder(folder: str) -> Benchmark | None:
     """The benchmark whose data lie under ELEVATER's root in a folder of this name; None for any other name."""
-    return next(
-        (shipped(name) for name in names() if (at := head(raw_of(name)).elevater) and at.folder == folder), None
-    )
+    return shipped(found) if (found := folders().get(folder)) else None
+
+
+@functools.cache
+def folders() -> dict[str, str]:
+    """Folder under ELEVATER's root -> the data set's name."""
+    return {layout.folder: name for name in names() if (layout := head(raw_of(name)).elevater)}
 
 
 def metric_of(name: str) -> Metric | None:

@@ -3,6 +3,7 @@
     imagenet/val/n01440764/ILSVRC2012_val_00000293.JPEG         class folders (and train/ alike)
     imagenet/val/ILSVRC2012_val_00000293.JPEG                   flat, with a file of the labels in val/, beside it, or in the
                                                                 development kit there (ILSVRC2012_devkit_t12/data/)
+    imagenet/ILSVRC2012_img_val.tar                             the same as it is given out, read by offset
     imagenet/ILSVRC/Data/CLS-LOC/val/, imagenet/LOC_val_solution.csv            Kaggle's
 
 Files of labels: `ILSVRC2012_validation_ground_truth.txt`, a line an image with the development kit's id from 1 to 1000, which
@@ -15,12 +16,15 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from reactvl.manifest import ReactvlError
+from reactvl.pool.headers import Tar
+from reactvl.pool.reader import Request, read_image
 from reactvl.tasks.benchmarks import benchmark
 from reactvl.tasks.image_folder import class_folders, images_under, is_image, read_split
 from reactvl.tasks.lists import read_text
@@ -30,6 +34,7 @@ from reactvl.tasks.wordnet import WORDNET, are_ids, imagenet_names
 
 NAME = "imagenet-1k"
 FOLDERS = ("imagenet-1k", "imagenet")
+ARCHIVE = "ILSVRC2012_img_val.tar"
 KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 GROUND_TRUTH, SOLUTION, PAIRS = "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv", "val.txt"
 DEVELOPMENT_KIT = Path("ILSVRC2012_devkit_t12/data")
@@ -43,6 +48,9 @@ def read_task(folder: Path) -> Task | None:
     for split in ("val", "train"):
         home = next((path for path in (folder / split, folder / KAGGLE / split) if path.is_dir()), None)
         if home is None and split == "val":
+            if (folder / ARCHIVE).is_file():
+                splits[split] = functools.partial(read_flat, folder / ARCHIVE, label_file(folder, folder))
+                continue
             home = folder
         if home is None:
             continue
@@ -70,8 +78,8 @@ def validation_task(folder: Path) -> tuple[Task, Samples]:
 
     folder = Path(folder)
     home = folder / "val" if (folder / "val").is_dir() else folder
-    if home.is_dir() and not class_folders(home) and any(map(NUMBER.match, (path.name for path in some_files(home)))):
-        task = read_task(folder)
+    flat = home.is_dir() and not class_folders(home) and any(NUMBER.match(path.name) for path in some_files(home))
+    if (flat or (home / ARCHIVE).is_file()) and (task := read_task(folder)):
         return task, task.samples("val")
     found = find(None, folder)
     if len(found) > 1:
@@ -122,15 +130,20 @@ def label_file(folder: Path, home: Path) -> Path:
 
 
 def read_flat(home: Path, labels: Path) -> Samples:
-    """The images of a folder, by name, with the labels of a file; an image that the file names and the folder lacks is
-    among the unusable."""
-    images = {path.relative_to(home).as_posix(): path for path in images_under(home)}
+    """The images of a folder, by name, or of a tar, as they lie in it, with the labels of a file; an image that the file
+    names and that is not there is among the unusable."""
+    faults: Unusable = []
+    if home.is_dir():
+        images = {path.relative_to(home).as_posix(): path for path in images_under(home)}
+    else:
+        images, faults = in_tar(home)
     if labels.name == GROUND_TRUTH:
         given, unusable = by_number(images, labels)
     else:
         given, unusable = by_name(images, labels)
+    unusable = faults + unusable
     unusable += [(name, f"{labels.name} gives it no label") for name in images if name not in given]
-    status = {name: status_of(images[name]) for name in images if name in given}
+    status = {name: seen_of(images[name]) for name in images if name in given}
     unusable += [(name, "is a link that leads nowhere") for name, about in status.items() if about is None]
     names = [name for name, about in status.items() if about is not None]
     seen = [[name, given[name], *status[name]] for name in names]
@@ -139,11 +152,32 @@ def read_flat(home: Path, labels: Path) -> Samples:
         np.array([given[name] for name in names], np.int64),
         unusable,
         hashlib.sha256(json.dumps(seen).encode()).hexdigest(),
-        lambda index: read_file(images[names[index]]),
+        lambda index: read_place(images[names[index]]),
     )
 
 
-def by_number(images: dict[str, Path], path: Path) -> tuple[dict[str, int], Unusable]:
+def in_tar(path: Path) -> tuple[dict[str, Request], Unusable]:
+    """The images of a tar by name, and what could not be read of it."""
+    try:
+        with Tar(path) as tar:
+            images = {
+                member.name: (path, member.offset, member.size) for member in tar if is_image(Path(member.name).name)
+            }
+    except OSError as fault:
+        raise ReactvlError(f"{path}: cannot be read ({fault.strerror})") from None
+    return images, [(fault.name or path.name, f"{fault.reason}: {fault.detail}") for fault in tar.faults]
+
+
+def seen_of(place: Path | Request) -> tuple[int, int] | None:
+    """What tells an image from another of its name: of a file, size and time; of a tar's member, its place."""
+    return status_of(place) if isinstance(place, Path) else place[1:]
+
+
+def read_place(place: Path | Request) -> bytes:
+    return read_file(place) if isinstance(place, Path) else read_image(*place)
+
+
+def by_number(images: Collection[str], path: Path) -> tuple[dict[str, int], Unusable]:
     """Labels of a file with one of the development kit's ids a line: line N is the image of number N."""
     lines = read_text(path, "labels").split()
     for number, line in enumerate(lines, 1):
@@ -162,7 +196,7 @@ def by_number(images: dict[str, Path], path: Path) -> tuple[dict[str, int], Unus
     return given, [(f"ILSVRC2012_val_{number:08d}.JPEG", "no such file") for number in lost]
 
 
-def by_name(images: dict[str, Path], path: Path) -> tuple[dict[str, int], Unusable]:
+def by_name(images: Collection[str], path: Path) -> tuple[dict[str, int], Unusable]:
     """Labels of a file with an image's name and its label a line; names count without folders and extension."""
     ids = {code: label for label, code in enumerate(imagenet_names())}
     stems = {Path(name).stem: name for name in images}

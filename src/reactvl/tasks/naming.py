@@ -8,7 +8,7 @@ folder is named for.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reactvl.tasks.benchmarks import Benchmark, Metric, benchmark, known
+from reactvl.tasks.benchmarks import Benchmark, Metric, benchmark, by_folder, known
 from reactvl.tasks.classes import ClassEntry, read_class_list
 from reactvl.tasks.task import Samples, Task, called
 from reactvl.tasks.templates import read_templates
@@ -75,6 +75,6 @@ def templates_in(folder: Path) -> list[str]:
 
 
 def benchmark_called(name: str) -> Benchmark | None:
-    """The benchmark of a name in any spelling."""
+    """The benchmark of a name in any spelling, or of its folder's name under ELEVATER's root."""
     found = known(name)
-    return benchmark(found) if found else None
+    return benchmark(found) if found else by_folder(name)
