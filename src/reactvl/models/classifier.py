@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder
+from reactvl.models.templates import NAMED, checked
 from reactvl.models.text_head import LOGIT_SCALE, class_names, head, softmax
 
 if TYPE_CHECKING:
@@ -69,16 +70,8 @@ class Classifier:
 def sentences(templates: str | Sequence[str]) -> list[str]:
     """Templates by open_clip's names ("openai", the 80 of CLIP's ImageNet evaluation, or "simple", 7 of them), one, or many."""
     if isinstance(templates, str):
-        from reactvl.clip_imports import open_clip
-
-        named = {"openai": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES}
-        templates = [template("{}") for template in named[templates]] if templates in named else [templates]
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ReactvlError(
-                f"template '{template}' must hold {{}} exactly once, where the class name goes; named sets are openai and simple"
-            )
-    return list(templates)
+        templates = NAMED[templates]() if templates in NAMED else [templates]
+    return [checked(template, f"templates[{number}]") for number, template in enumerate(templates)]
 
 
 def batches(images) -> Iterator["Tensor | list[Image.Image]"]:

@@ -7,7 +7,7 @@ stage, which encodes shard by shard, gives the same bytes again.
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -107,11 +107,7 @@ class Encoder:
     @functools.cached_property
     def text_sha256(self) -> str:
         """SHA-256 of the text tower: what its vectors depend on. Models customized with a locked text tower share it."""
-        config = {name: value for name, value in self.model.config["model_cfg"].items() if name != "vision_cfg"}
-        state = self.model.net.state_dict()
-        return digest(
-            {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}, config
-        )
+        return text_sha256(self.model.net.state_dict(), self.model.config)
 
 
 class Texts:
@@ -141,6 +137,12 @@ class Texts:
         """The vectors (N, width) float32 of all texts, encoding those that are still to do."""
         self.advance(1)
         return self.found[self.rows]
+
+
+def text_sha256(state: dict[str, Tensor], config: dict[str, Any]) -> str:
+    """SHA-256 of the text tower in a model's state dict and config, the activation included, which both towers share."""
+    text = {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}
+    return digest(text, {name: value for name, value in config["model_cfg"].items() if name != "vision_cfg"})
 
 
 def text_features(net: torch.nn.Module, tokens: Tensor) -> Tensor:

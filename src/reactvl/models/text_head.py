@@ -23,13 +23,14 @@ import torch
 from reactvl.clip_imports import open_clip
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder, autocast
+from reactvl.models.templates import prompt
 
 Rule = Literal["elevater", "open_clip"]
 Synonyms = Literal["first", "all"]
 Encode = Callable[[list[str]], np.ndarray]
 
 LOGIT_SCALE = 100.0
-PROMPTS = 8192  # encoded at once: 17 MB of vectors of 512 dimensions, 5 MB of tokens
+PROMPTS = 2048  # encoded at once: a few megabytes of vectors and tokens, some seconds between signs of progress
 OPEN_CLIP_CLASSES = 10  # open_clip's default, classes a batch
 OPEN_CLIP_PROMPTS = 1000  # of such a batch, so that 1,000 templates do not make one of 10,000 sentences
 
@@ -93,7 +94,7 @@ def prompts_of(named: list[tuple[str, ...]], templates: Sequence[str]) -> Iterat
     for owner, names in enumerate(named):
         for name in names:
             for template in templates:
-                yield owner, template.replace("{}", name)
+                yield owner, prompt(template, name)
 
 
 def open_clip_head(encoder: Encoder, named: list[tuple[str, ...]], templates: Sequence[str]) -> np.ndarray:

@@ -4,18 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reactvl.manifest import ReactvlError
-from reactvl.tasks.lists import listed, squeezed
+from reactvl.models.templates import NAMED, SIMPLE, prompt
+from reactvl.models.templates import checked as valid
+from reactvl.tasks.lists import listed
 
-# open_clip's SIMPLE_IMAGENET_TEMPLATES, the seven that the CLIP authors found to carry most of the eighty's gain.
-SIMPLE = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
+__all__ = ["SIMPLE", "checked", "prompt", "read_templates"]
+
+BENCHMARKS = ", and the benchmarks' names"
 
 
 def read_templates(templates: str | Path | Sequence[str]) -> list[str]:
@@ -55,29 +50,6 @@ def named(given: str | Path) -> list[str] | None:
     return list(benchmark(name).templates) if name.lower().endswith(".toml") else None
 
 
-def prompt(template: str, name: str) -> str:
-    """The template with the class name in its place; braces inside the name are only text."""
-    return template.replace("{}", name)
-
-
 def checked(template: str, place: str) -> str:
-    template = squeezed(str(template)).replace("{c}", "{}")
-    if template.count("{}") != 1:
-        raise ReactvlError(
-            f"{place}: template '{template}' must hold {{}} exactly once, where the class name goes; "
-            f"named sets are {' and '.join(sorted(NAMED))}, and the benchmarks' names"
-        )
-    return template
-
-
-def openai() -> list[str]:
-    """CLIP's 80 ImageNet templates, from open_clip, as text.
-
-    open_clip keeps them as functions; calling each with the text `{}` gives the template back.
-    """
-    from reactvl.clip_imports import open_clip
-
-    return [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-
-
-NAMED = {"openai": openai, "simple": lambda: list(SIMPLE)}
+    """A template as `read_templates` takes it."""
+    return valid(template, place, BENCHMARKS)
