@@ -1,12 +1,13 @@
 """Image-text retrieval: recall at k in both directions, in blocks, so that no (images x texts) matrix is held."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-ROWS = 1024  # queries compared at once
-COLUMNS = 65_536  # keys compared at once
+ROWS = 512  # queries compared at once
+COLUMNS = 32_768  # keys compared at once: 67 MB of cosines; of more keys than that, they are computed twice
 
+Cosines = Iterable[tuple[int, np.ndarray]]
 Recalls = dict[str, dict[int, float]]
 
 
@@ -43,24 +44,46 @@ def places(queries: np.ndarray, keys: np.ndarray, right: np.ndarray) -> np.ndarr
     before = np.zeros(len(queries), np.int64)
     for start in range(0, len(queries), ROWS):
         rows = slice(start, min(start + ROWS, len(queries)))
-        asked, own = queries[rows], right[rows]
-        best = np.full(len(asked), -np.inf, np.float32)
-        first = np.full(len(asked), len(keys))
-        for column in range(0, len(keys), COLUMNS):
-            scores = asked @ keys[column : column + COLUMNS].T  # (rows, columns)
-            inside = (own >= column) & (own < column + scores.shape[1])
-            held = np.take_along_axis(scores, np.where(inside, own - column, 0), axis=1)
-            held = np.where(inside, held, -np.inf)
-            top = held.max(axis=1)
-            at = np.where(inside & (held == top[:, None]), own, len(keys)).min(axis=1)
-            first = np.where(top > best, at, np.where(top == best, np.minimum(first, at), first))
-            best = np.maximum(best, top)
-        for column in range(0, len(keys), COLUMNS):
-            scores = asked @ keys[column : column + COLUMNS].T
+        cosines = blocks(queries[rows], keys)
+        best, first = best_of(cosines, right[rows], len(keys))
+        for column, scores in cosines:
             numbers = np.arange(column, column + scores.shape[1])
             ahead = (scores > best[:, None]) | ((scores == best[:, None]) & (numbers < first[:, None]))
             before[rows] += ahead.sum(axis=1)
     return before
+
+
+def best_of(cosines: Cosines, right: np.ndarray, keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query the cosine of the best of its right keys, float32 (Q,), and the first such key, int64 (Q,)."""
+    best = np.full(len(right), -np.inf, np.float32)
+    first = np.full(len(right), keys)
+    for column, scores in cosines:
+        inside = (right >= column) & (right < column + scores.shape[1])
+        held = np.take_along_axis(scores, np.where(inside, right - column, 0), axis=1)
+        held = np.where(inside, held, -np.inf)
+        top = held.max(axis=1)
+        at = np.where(inside & (held == top[:, None]), right, keys).min(axis=1)
+        first = np.where(top > best, at, first)  # later columns are later keys
+        best = np.maximum(best, top)
+    return best, first
+
+
+def blocks(queries: np.ndarray, keys: np.ndarray) -> Cosines:
+    """(first key, cosines (Q, keys)) a block at a time; what is compared with a key must be the very same product."""
+    if len(keys) <= COLUMNS:
+        return [(0, queries @ keys.T)]
+    return Blocks(queries, keys)
+
+
+class Blocks:
+    """Cosines computed whenever they are asked for."""
+
+    def __init__(self, queries: np.ndarray, keys: np.ndarray):
+        self.queries, self.keys = queries, keys
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for column in range(0, len(self.keys), COLUMNS):
+            yield column, self.queries @ self.keys[column : column + COLUMNS].T
 
 
 def check(images: np.ndarray, texts: np.ndarray, owners: np.ndarray, ks: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Text vectors on disk, by what they depend on: the text tower, its arithmetic, and the texts.
 
     CACHE/text-3f2a.../head-91bc....npz         a whole head
-    CACHE/text-3f2a.../texts-07de....npz        vectors of up to 8,192 texts
+    CACHE/text-3f2a.../texts-07de....npz        vectors of up to 2,048 texts
 
 The folder is that of a text tower (SHA-256 of its weights and configuration), so that models customized with a locked
 text tower share it. A file is whole or absent; the zip's own checksums tell a damaged one, which is made anew.
@@ -21,7 +21,7 @@ from reactvl.clip_imports import open_clip
 from reactvl.manifest import replacing, sha256_json
 from reactvl.models.encoder import Encoder
 
-BLOCK = 8192  # texts a file
+BLOCK = 2048  # texts a file
 
 
 class TextCache:
@@ -31,31 +31,38 @@ class TextCache:
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None, advance: Callable[[int], None] | None = None):
-        self.encoder, self.advance = encoder, advance or (lambda count: None)
+        self.encoder, self.advance, self.done = encoder, advance, 0
         self.folder = None if folder is None else Path(folder) / f"text-{encoder.text_sha256[:32]}"
         self.written: list[Path] = []  # blocks of texts
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """L2-normalised vectors float32 (N, dim), as `Encoder.texts` gives them for each block of 8,192 texts."""
+        """L2-normalised vectors float32 (N, dim), as `Encoder.texts` gives them for each block of 2,048 texts."""
         dim = self.encoder.model.id.dim
         vectors = np.empty((len(texts), dim), np.float32)
         for start in range(0, len(texts), BLOCK):
             block = list(texts[start : start + BLOCK])
             vectors[start : start + len(block)] = self._block(block)
-            self.advance(len(block))
+            self._tell(len(block))
         return vectors
 
-    def head(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The head of `key` (JSON values that say all but the tower), made where it is absent. The blocks of texts that
-        were kept on the way, for the case that the work is stopped, are then dropped."""
-        path = self._path("head", key)
-        found = read(path)
+    def head(self, key: Any, prompts: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The head of `key` (JSON values that say all but the tower) over so many prompts, made where it is absent. The
+        blocks of texts that were kept on the way, for the case that the work is stopped, are then dropped."""
+        told, path = self.done, None if self.folder is None else self._path("head", key)
+        found = None if path is None else read(path)
         if found is None:
             found = make()
-            write(path, found)
+            if path is not None:
+                write(path, found)
             while self.written:
                 self.written.pop().unlink(missing_ok=True)
+        self._tell(prompts - (self.done - told))
         return found
+
+    def _tell(self, count: int) -> None:
+        self.done += count
+        if count and self.advance:
+            self.advance(count)
 
     def _block(self, texts: list[str]) -> np.ndarray:
         if self.folder is None:

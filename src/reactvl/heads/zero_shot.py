@@ -46,15 +46,14 @@ def zero_shot_head(
 
     A class is a name or all its names, of which `synonyms` takes the first or all, alike. `rule`: see `text_head`.
     `cache`: a folder where heads are kept by text tower, prompts and rule, so that a second run encodes nothing, and a
-    stopped one goes on. `advance` is told the number of prompts whenever some are done (under the rule `elevater`).
+    stopped one goes on. `advance` is told the number of prompts whenever some are done, kept ones included.
     ReactvlError for an empty list, a class without a name, an unknown rule.
     """
+    named = class_names(classes, synonyms)  # of the names that are not used a head does not depend
     kept = TextCache(encoder.exact, cache, advance)
-    if cache is None:
-        return head(encoder, classes, templates, rule=rule, synonyms=synonyms, encode=kept.texts)
-    named = class_names(classes, synonyms)  # of the names that are not used the head does not depend
     return kept.head(
         [rule, named, list(templates)],
+        sum(map(len, named)) * len(templates),
         lambda: head(encoder, named, templates, rule=rule, synonyms="all", encode=kept.texts),
     )
 
