@@ -7,6 +7,7 @@ from scipy import stats
 from reactvl.heads.intervals import (
     Paired,
     Single,
+    clusters_of,
     interval,
     interval_of_mean,
     paired_interval,
@@ -72,20 +73,20 @@ def test_roc_intervals_cover():
 
 
 def test_intervals_of_mean_average_precision_cover_what_as_many_images_give():
-    rng, runs = np.random.default_rng(2), 150
+    rng, runs = np.random.default_rng(2), 100
     metric = METRICS["11point_mAP"]
     values = np.array(
-        [(metric(labels, a), metric(labels, b)) for labels, a, b in (multilabel(rng) for _ in range(1500))]
+        [(metric(labels, a), metric(labels, b)) for labels, a, b in (multilabel(rng) for _ in range(800))]
     )
     score, gain = values[:, 0].mean(), (values[:, 1] - values[:, 0]).mean()
     hits = [0, 0]
     for run in range(runs):
         labels, a, b = multilabel(rng)
-        one = interval_of_mean([Single("11point_mAP", labels, a)], resamples=300, seed=run)
-        both = paired_interval_of_mean([Paired("11point_mAP", labels, a, b)], resamples=300, seed=run)
+        one = interval_of_mean([Single("11point_mAP", labels, a)], resamples=200, seed=run)
+        both = paired_interval_of_mean([Paired("11point_mAP", labels, a, b)], resamples=200, seed=run)
         hits[0] += one.low <= score <= one.high
         hits[1] += both.low <= gain <= both.high
-    assert all(0.89 <= count / runs <= 0.99 for count in hits), hits
+    assert all(0.87 <= count / runs <= 0.995 for count in hits), hits
 
 
 def test_scores_under_an_accuracy_are_their_correctness():
@@ -137,6 +138,21 @@ def test_a_mean_over_tasks_of_all_four_metrics():
     assert singles.value == pytest.approx(np.mean(values)) and singles.low < singles.value < singles.high
 
 
+def test_of_two_classes_the_images_are_drawn():
+    """A model that leans to the other class gains in one what it loses in the other: that is no noise."""
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 2, 1000)
+    a, b = (np.eye(2)[(rng.random(1000) < 0.6 + lean * (labels - 0.5)).astype(int)] for lean in (0.4, 0.5))
+    found = paired_interval_of_mean([Paired("accuracy", labels, a, b)])
+    change = (b.argmax(axis=1) == labels).astype(float) - (a.argmax(axis=1) == labels)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * change.std() / np.sqrt(1000), rel=0.05)
+    assert clusters_of(labels).tolist() == clusters_of(np.eye(1000, dtype=bool)).tolist() == list(range(1000))
+    many = np.arange(1000) % 8
+    assert clusters_of(many) is many
+    one = paired_interval_of_mean([Paired("accuracy", np.zeros(50, int), a[:50], b[:50])])
+    assert one.low <= one.difference <= one.high
+
+
 @pytest.mark.parametrize(("metric", "made"), [("roc_auc", two_models), ("11point_mAP", multilabel)])
 def test_pairing_signs_and_the_same_model_twice(metric, made):
     labels, a, b = made(np.random.default_rng(6))
@@ -174,7 +190,8 @@ def test_draws_without_a_positive_are_drawn_again():
         (Paired("roc_auc", np.array([0, 1]), np.full((2, 2), 0.5), np.full((2, 2), np.nan)), "NaN"),
         (Paired("roc_auc", np.array([0, 1]), np.full((2, 2), 0.5), np.full((3, 2), 0.5)), "shapes"),
         (Paired("accuracy", np.array([0, 1]), np.full((2, 2), 0.5), np.full((2, 2), np.nan)), "NaN"),
-        (Paired("accuracy", np.zeros(4, int), np.ones((4, 2)), np.ones((4, 2))), "two classes"),
+        (Paired("accuracy", np.zeros(1, int), np.ones((1, 2)), np.ones((1, 2))), "two classes"),
+        (Paired("mean-per-class", np.zeros(4, int), np.ones((4, 2)), np.ones((4, 2))), "two classes"),
         (Paired("f1", np.array([0, 1]), np.ones((2, 2)), np.ones((2, 2))), "known are accuracy"),
         (Paired("roc_auc", np.array([0, 1]), np.eye(2), np.eye(2), np.array([0, 0])), "two clusters"),
         (Paired("roc_auc", np.array([0, 1]), np.eye(2), np.eye(2), np.array([0, 1, 2])), "two clusters"),

@@ -2,8 +2,9 @@
 
 Images of one class rise and fall together (a class's name is good or bad for all of them), so that the unit that is
 drawn again is the class with all its images: a paired cluster bootstrap over classes. Pairing removes how hard an
-image is, which both models share. Tasks are drawn independently of each other. Metrics that rank images (ROC AUC, mean
-average precision), whose images have no class of their own or one of two, are made anew for draws of images.
+image is, which both models share. Tasks are drawn independently of each other. Of a few classes, which are no sample of
+others (tumour or none), single images are drawn; so they are for metrics that rank images (ROC AUC, mean average
+precision), which are made anew for every draw.
 
 The plain percentile interval of few clusters is too narrow; two corrections of the mean's small-sample error are
 applied (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 3.3, the expanded percentile
@@ -21,6 +22,9 @@ from reactvl.heads.metrics import METRICS, decided
 from reactvl.heads.weighted import Weighted, weighted_metric
 
 Per = Literal["image", "class"]
+FEW = (
+    8  # classes; of fewer, no interval over classes is of use: of two there are three draws, and one degree of freedom
+)
 CHUNK = 4_000_000  # drawn counts held at once
 WEIGHTS = 2_000_000  # drawn counts of images held at once: a few megabytes, which stay in the cache
 RECOMPUTED = 2_000  # draws for which a ranking metric is made anew; where more are asked for, they are drawn from these
@@ -49,8 +53,8 @@ class Bounds:
 class Paired:
     """Two models' scores (N, C) of the same images, and the metric of `METRICS` that judges them.
 
-    `labels` int64 (N,) or bool (N, C). `clusters` (N,): what is drawn together; left out, the classes for accuracies,
-    the image for metrics that rank images. mean-per-class always draws classes.
+    `labels` int64 (N,) or bool (N, C). `clusters` (N,): what is drawn together; left out, `clusters_of` the labels for
+    accuracies, the image for metrics that rank images. mean-per-class always draws classes.
     """
 
     metric: str
@@ -150,6 +154,14 @@ def interval_of_mean(
     return Bounds(max(low, 0.0), min(high, 1.0), value)
 
 
+def clusters_of(labels: np.ndarray) -> np.ndarray:
+    """What is drawn together of a task's images, int64 (N,): those of a class; single images where fewer than eight
+    classes have any, or an image may have several."""
+    if labels.ndim == 1 and len(np.unique(labels)) >= FEW:
+        return labels
+    return np.arange(len(labels))
+
+
 def interval_of_draws(
     tasks: Sequence[tuple | Paired | Single], per: Per | Sequence[Per], level: float, resamples: int, seed: int
 ) -> tuple[float, float, float]:
@@ -208,7 +220,7 @@ def correctness(task: Paired | Single) -> tuple[tuple[np.ndarray, np.ndarray, np
     a, b = (np.zeros(len(labels)) if scores is None else right(labels, scores) for scores in scores_of(task))
     if task.metric == "mean-per-class":
         return (a, b, labels), "class"
-    return (a, b, labels if task.clusters is None else task.clusters), "image"
+    return (a, b, clusters_of(labels) if task.clusters is None else task.clusters), "image"
 
 
 def right(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
