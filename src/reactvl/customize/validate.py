@@ -89,7 +89,7 @@ class Judge:
         ranking = rank(images, head)
         labels = samples.labels[rows]
         figures = {"zeroshot_top1": METRICS[task.metric](labels, softmax(logits(images, head)))}
-        if len(task.classes) > 5:
+        if labels.ndim == 1 and len(task.classes) > 5:
             figures["zeroshot_top5"] = top_k_accuracy(labels, ranking.classes, 5)
         return figures
 
