@@ -4,7 +4,9 @@ Alone: `.venv/bin/python benchmarks/probe_rows.py --quick`, or without --quick i
 
 Both fit the grid of ELEVATER's sweep, 97 penalties from 1e-6 to 1e6, on the same features; the penalty is chosen on a
 validation part, and the accuracy of the head chosen is taken on a test part. scikit-learn fits its penalties one after the
-other with `max_iter=1000` and its default tolerance; of them `every`-th is timed and the sum is scaled up, which is said.
+other with `max_iter=1000` and the loosest tolerance, from its default 1e-4 on, at which its accuracy is not more than half
+a point below: at the default, weak penalties end long before the optimum. Of them every `every`-th is timed and the sum is
+scaled up, which is said.
 """
 
 import time
@@ -20,6 +22,7 @@ SIZES = {  # classes, dim, rows: how far apart the classes are, so that the best
     (100, 512, 10_000): 0.4,
 }
 QUICK = {(5, 32, 500): 0.5}
+TOLERANCES, EQUAL = (1e-4, 1e-5, 1e-6, 1e-7), 0.005
 HELD = 2_000  # rows that choose, and as many that test
 
 
@@ -44,15 +47,19 @@ def rows(report: measuring.Report, sizes: dict[tuple[int, int, int], float] | No
         x, y = features(classes, dim, count + 2 * HELD, spread)
         parts = [(x[part], y[part]) for part in (slice(count), slice(count, -HELD), slice(-HELD, None))]
         times = report.timed({"ours": lambda at=parts, n=classes: ours(at, n)}, report.given.rounds)
-        fast, slow = ours(parts, classes), theirs(parts, every)
+        fast = ours(parts, classes)
+        for tolerance in TOLERANCES:
+            slow = theirs(parts, every, tolerance)
+            if slow["test"] >= fast["test"] - EQUAL:
+                break
         label = f"97 penalties, {classes} classes x {dim} x {count:,} rows"
         report.row(
             label, times["ours"], slow["seconds"], against="scikit-learn", need=measuring.times(20),
-            also=fast["test"] >= slow["test"] - 0.005,
+            also=abs(fast["test"] - slow["test"]) <= EQUAL,
         )  # fmt: skip
         scaled = "" if every == 1 else f", the time of every {every}th of its penalties scaled up"
         report.note(
-            f"{label}: test accuracy of the head chosen {fast['test']:.4f} at {fast['l2']:.2g}, scikit-learn's "
+            f"{label}: test accuracy of the head chosen {fast['test']:.4f} at {fast['l2']:.2g}, scikit-learn's (tol={tolerance:g}) "
             f"{slow['test']:.4f} at {slow['l2']:.2g}{scaled}; mean objective at its penalties "
             f"{fast['objective'][::every].mean():.5f} against {slow['objective']:.5f}"
         )
@@ -69,7 +76,7 @@ def ours(parts: list[tuple[np.ndarray, np.ndarray]], classes: int) -> dict[str, 
     return {"test": float(test), "l2": float(GRID[best]), "objective": found.objective}
 
 
-def theirs(parts: list[tuple[np.ndarray, np.ndarray]], every: int) -> dict[str, Any]:
+def theirs(parts: list[tuple[np.ndarray, np.ndarray]], every: int, tolerance: float) -> dict[str, Any]:
     from scipy.special import log_softmax
     from sklearn.linear_model import LogisticRegression
 
@@ -79,7 +86,7 @@ def theirs(parts: list[tuple[np.ndarray, np.ndarray]], every: int) -> dict[str, 
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = LogisticRegression(C=1 / l2, max_iter=1000).fit(x, y)
+            model = LogisticRegression(C=1 / l2, tol=tolerance, max_iter=1000).fit(x, y)
         right.append((model.predict(val_x) == val_y).mean())
         seconds += time.perf_counter() - began
         test.append((model.predict(test_x) == test_y).mean())
