@@ -60,12 +60,13 @@ def train(
     folder: Path,
     tracking: Callable[[int], contextlib.AbstractContextManager[Tracker | None]],
     pace: Callable[[], Pace] = Pace,
+    what: str = "customizing",
 ) -> Report:
     """Run the steps that `folder`'s checkpoints have not, in place on the network's trained parameters.
 
     `batches(step)` yields this process's batches from that step on; `tracking(step)` opens the records from that step on
-    (None in all processes but the first). Where a batch cannot be made in one of the processes, the steps done are saved
-    before the error ends all. Raises ReactvlError also when the loss is no longer a number.
+    (None in all processes but the first). `what` names the work. Where a batch cannot be made in one of the processes, the
+    steps done are saved before the error ends all. Raises ReactvlError also when the loss is no longer a number.
     """
     world, home = stepper.world, folder / CHECKPOINTS
     found = checkpoints.whole(home)
@@ -74,7 +75,7 @@ def train(
     world.barrier()  # nobody removes a checkpoint that another still reads
     start = saved = stepper.steps
     report, clock = Report(), pace()
-    bar_of = progress("customizing", schedule.steps, "steps") if world.first else contextlib.nullcontext()
+    bar_of = progress(what, schedule.steps, "steps") if world.first else contextlib.nullcontext()
     with (
         tracking(start) as log,
         bar_of as bar,

@@ -108,11 +108,7 @@ class Stepper:
         torch.manual_seed(((self.seed << 32) + self.steps * self.world.size + self.world.rank) % 2**63)
         inputs = batch.inputs.to(self.device, non_blocking=True)
         first, kept = self.columns(batch)
-        if self.towers.text_upper is None:
-            texts = batch.texts[kept] if kept is not None else batch.texts
-            texts = F.normalize(texts.to(self.device, non_blocking=True).float(), dim=-1)
-        else:
-            texts = batch.texts.to(self.device, non_blocking=True)
+        texts = self.compared(batch, kept)
         if self.accumulate > 1 and len(inputs) > 1:
             loss, accuracy = self.in_pieces(inputs, texts, first)
         else:
@@ -127,6 +123,13 @@ class Stepper:
             "logit_scale": self.net.logit_scale.detach().exp(),
             **({"gates": torch.stack(list(self.alphas.values())).detach().float().tanh()} if self.alphas else {}),
         }
+
+    def compared(self, batch: Batch, kept: Tensor | None) -> Tensor:
+        """What the pictures are held against, on the device: vectors of the texts, or what goes through the text tower."""
+        if self.towers.text_upper is not None:
+            return batch.texts.to(self.device, non_blocking=True)
+        texts = batch.texts[kept] if kept is not None else batch.texts
+        return F.normalize(texts.to(self.device, non_blocking=True).float(), dim=-1)
 
     def columns(self, batch: Batch) -> tuple[int, Tensor | None]:
         """The column of this process's first picture in the whole batch, and which of the planned pairs (B,) stand in it."""
