@@ -1,5 +1,6 @@
 """One evaluation: models, tasks, features, heads, scores, and the files of the folder."""
 
+import inspect
 import os
 import shutil
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reactvl.evaluate import page
+from reactvl.evaluate import evaluate, page
 from reactvl.evaluate.candidates import Candidate, candidates
 from reactvl.evaluate.features import image_features
 from reactvl.evaluate.results import Answer, Scored, align, results
@@ -36,8 +37,16 @@ def run_stage(
     device: str,
     workers: int | None,
     overwrite: bool,
+    **more: Any,
 ) -> Scores:
     """See `reactvl.evaluate.evaluate`."""
+    defaults = inspect.signature(evaluate).parameters
+    for name, value in more.items():
+        if value != defaults[name].default and name != "baselines" and list(value) != list(defaults[name].default):
+            raise ReactvlError(f"evaluate: option {name} is not available in this version")
+    if data is None or out is None:
+        raise ReactvlError("evaluate: give --data, the folder of the tasks, and --out")
+    data, out = Path(data), Path(out)
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ReactvlError(f"batch_size {batch_size}, workers {workers}: must be 1 or more")
     exact = choose_precision(precision, choose_device(device))
