@@ -57,7 +57,8 @@ def test_scores_agree_with_a_plain_restatement(models, data, tmp_path, capsys):
         assert task["images"] == len(labels) and sum(task["images_per_class"]) == len(labels)
         for name in models:
             model = load(name)
-            texts = model.encode_text([f"a photo of a {name}." for name in task["classes"]]).numpy()
+            [template] = task["templates"]
+            texts = model.encode_text([template.replace("{}", name) for name in task["classes"]]).numpy()
             predicted = (model.encode_image(torch.stack(pictures)).numpy() @ texts.T).argmax(axis=1)
             label = name.split("/")[-1]
             right = correct[folder, label] = predicted == labels
@@ -128,7 +129,7 @@ def test_a_second_evaluation_runs_no_image_tower(models, data, tmp_path, towers)
 
 def test_changed_data_are_encoded_again_and_damaged_features_too(models, data, tmp_path, towers):
     before = run(models[:1], data, tmp_path / "out", tasks=["zoo"])
-    [part] = (tmp_path / "out/features").rglob("*.npz")
+    [part] = (tmp_path / "out/features").rglob("img_emb_*.npy")
     part.write_bytes(part.read_bytes()[:500])
     towers.clear()
     (tmp_path / "out/results.json").unlink()
@@ -184,8 +185,8 @@ def test_the_report_is_whole_and_escapes_class_names(models, data, tmp_path):
     assert "script" not in parser.tags and "alert(" in html
     headings = re.findall(r"<h2>(.*?)</h2>", html)
     assert headings == [
-        "Scores", "Gains", "Learning curves", "Classes", "Found now", "Confusions", "Where time went", "Skipped images",
-        "Models and tasks",
+        "Scores", "Gains", "Learning curves", "Calibration", "Classes", "Found now", "Confusions", "Where time went",
+        "Skipped images", "Models and tasks",
     ]  # fmt: skip
     assert parser.tags.count("img") > 10 and len(html) < 12_000_000
     assert "image tower: " in html and "dog/2.png" in html

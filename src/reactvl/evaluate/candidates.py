@@ -4,21 +4,36 @@ labels."""
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from reactvl.clip_imports import open_clip
-from reactvl.manifest import ModelId, ReactvlError
+from reactvl.manifest import Manifest, ModelId, ReactvlError, input_path, read_manifest
 from reactvl.models import load, names
+from reactvl.models.interpolation import interpolated
 from reactvl.models.model import Model
 from reactvl.models.weights import digest
 
 KEPT_BYTES = 4_000_000_000  # weights that may wait in memory for their turn; above it a model is loaded again
 
 
+class Reference(NamedTuple):
+    """How another process comes by a model: its name, and for one between two models the base's and the share."""
+
+    name: str
+    base: str | None = None
+    share: float | None = None
+
+    def load(self) -> Model:
+        tuned = load(self.name)
+        return tuned if self.base is None else interpolated(load(self.base), tuned, self.share)
+
+
 @dataclasses.dataclass
 class Candidate:
     """One model of the comparison; `given` is what the caller named it by.
 
-    `text_sha256` is of the text tower alone: customized models share their base's, and then its heads.
+    `text_sha256` is of the text tower alone: customized models share their base's, and then its heads. `share` is the
+    place of an interpolated model between the base and the tuned one; None for a model of its own.
     """
 
     label: str
@@ -26,49 +41,105 @@ class Candidate:
     id: ModelId
     text_sha256: str
     parameters: int
+    visual_parameters: int
     image_size: int
     kept: Model | None
+    share: float | None = None
+    base: "Candidate | None" = None
 
     def load(self) -> Model:
-        return self.kept or load(self.given)
+        if self.kept:
+            return self.kept
+        tuned = self.given if isinstance(self.given, Model) else load(self.given)
+        return tuned if self.base is None else interpolated(self.base.load(), tuned, self.share)
+
+    @property
+    def reference(self) -> Reference:
+        base = None if self.base is None else self.base.reference.name
+        return Reference(self.given if isinstance(self.given, str) else self.given.name, base, self.share)
 
     @property
     def metrics(self) -> Path | None:
         """The training log that lies beside a customized model."""
+        if self.share is not None:
+            return None
         folder = Path(self.id.name)
         return next((path for at in (folder, folder.parent) if (path := at / "metrics.jsonl").is_file()), None)
 
+    @property
+    def customization(self) -> tuple[Path, Manifest] | None:
+        """The folder and manifest of the customize stage that made the model; None for any other model."""
+        folder = Path(self.id.name.removeprefix("local-dir:"))
+        for home in (folder, folder.parent):
+            if (home / "manifest.json").is_file():
+                manifest = read_manifest(home)
+                return (home, manifest) if manifest.stage == "customize" else None
+        return None
 
-def candidates(models: str | Path | Model | Sequence[str | Path | Model]) -> list[Candidate]:
-    """Check every name, then identify every model; ReactvlError for an empty list and for a model that does not
-    exist."""
+    @property
+    def pairs(self) -> Path | None:
+        """The retrieved folder that the model was customized on; None where it was none, or is not there any more."""
+        if (found := self.customization) is None or "pairs" not in found[1].inputs:
+            return None
+        folder = input_path(*found, "pairs")
+        there = (folder / "manifest.json").is_file() and read_manifest(folder).stage == "retrieve"
+        return folder if there else None
+
+
+def candidates(
+    models: str | Path | Model | Sequence[str | Path | Model], shares: Sequence[float] = ()
+) -> list[Candidate]:
+    """Check every name, then identify every model; each but the first is followed by those at `shares` of the way from
+    the first to it.
+
+    ReactvlError for an empty list, a model that does not exist, a share outside (0, 1), and for shares between models
+    of which one was not tuned from the other.
+    """
     given = [models] if isinstance(models, str | Path | Model) else list(models)
     given = [str(model) if isinstance(model, Path) else model for model in given]
     if not given:
         raise ReactvlError("evaluate: no model is named; give at least one")
+    for share in shares:
+        if not 0 < share < 1:
+            raise ReactvlError(f"interpolate {share}: give shares between 0 (the base) and 1 (the customized model)")
+    if shares and len(given) < 2:
+        raise ReactvlError("interpolate: name the base and at least one model that was customized from it")
     known = open_clip.list_models()
     for model in given:
         if isinstance(model, str):
             names.parse(model, known)  # a mistyped third name ends here, not after the first two are loaded
-    found, used = [], 0
+    found: list[Candidate] = []
     for model, label in zip(given, labels([m if isinstance(m, str) else m.name for m in given]), strict=True):
-        loaded = load(model)
-        state = loaded.net.state_dict()
-        used += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        text = {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}
-        keep = isinstance(model, Model) or used < KEPT_BYTES
-        found.append(
-            Candidate(
-                label=label,
-                given=model,
-                id=loaded.id,
-                text_sha256=digest(text, loaded.config["model_cfg"]["text_cfg"]),
-                parameters=sum(parameter.numel() for parameter in loaded.net.parameters()),
-                image_size=loaded.image_size,
-                kept=loaded if keep else None,
-            )
-        )
+        loaded = model if isinstance(model, Model) else load(model)
+        base = found[0] if found else None
+        found.append(candidate(label, model, loaded, found))
+        for share in sorted(set(shares)) if base else ():
+            between = interpolated(base.load(), loaded, share)
+            one = candidate(f"{label}@{share:g}", model, between, found)
+            found.append(dataclasses.replace(one, share=share, base=base))
     return found
+
+
+def candidate(label: str, given: str | Model, loaded: Model, before: Sequence[Candidate]) -> Candidate:
+    """A model identified; it waits in memory for its turn where there is room beside those `before` it."""
+    state = loaded.net.state_dict()
+    used = sum(size(one.kept) for one in before if one.kept) + size(loaded)
+    text = {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}
+    return Candidate(
+        label=label,
+        given=given,
+        id=loaded.id,
+        text_sha256=digest(text, loaded.config["model_cfg"]["text_cfg"]),
+        parameters=sum(parameter.numel() for parameter in loaded.net.parameters()),
+        visual_parameters=sum(parameter.numel() for parameter in loaded.net.visual.parameters()),
+        image_size=loaded.image_size,
+        kept=loaded if loaded is given or used < KEPT_BYTES else None,
+    )
+
+
+def size(model: Model) -> int:
+    """Bytes of a model's weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.net.state_dict().values())
 
 
 def labels(given: Sequence[str]) -> list[str]:

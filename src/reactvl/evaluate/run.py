@@ -1,232 +1,266 @@
 """One evaluation: models, tasks, features, heads, scores, and the files of the folder."""
 
-import inspect
+import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from reactvl.evaluate import evaluate, page
+from reactvl.evaluate import captions, elevater_files, outputs, page, submission
+from reactvl.evaluate.baselines import embedded
 from reactvl.evaluate.candidates import Candidate, candidates
-from reactvl.evaluate.features import image_features
-from reactvl.evaluate.results import Answer, Scored, align, results
+from reactvl.evaluate.columns import Column, columns
+from reactvl.evaluate.evidence import Evidence, gathered
+from reactvl.evaluate.request import Request, checked
+from reactvl.evaluate.results import results
+from reactvl.evaluate.scoring import Answers, score_task
+from reactvl.evaluate.sources import TaskImages, found_once
+from reactvl.evaluate.verdicts import verdicts
+from reactvl.evaluate.watch import Watch
+from reactvl.handles.pairs import Pairs
 from reactvl.handles.scores import PREDICTIONS, REPORT, RESULTS, SKIPPED, Scores
-from reactvl.heads.features import Clock
-from reactvl.heads.zero_shot import rank, zero_shot_head
-from reactvl.manifest import InputId, ReactvlError, Stage, replacing, sha256_json, stage_folder, write_json
-from reactvl.models.encoder import Encoder, choose_device, choose_precision
-from reactvl.progress import Progress, progress, say
-from reactvl.tasks import Samples, Task, find
-from reactvl.tasks.templates import read_templates
+from reactvl.manifest import InputId, ReactvlError, Stage, input_id, sha256_json, stage_folder, write_json
+from reactvl.progress import say
+from reactvl.tasks import CaptionTask, Samples, Task
 
 
-def run_stage(
-    models: Any,
-    *,
-    data: Path,
-    out: Path,
-    tasks: list[str] | str | None,
-    split: str,
-    templates: str | list[str] | None,
-    batch_size: int,
-    precision: str,
-    device: str,
-    workers: int | None,
-    overwrite: bool,
-    **more: Any,
-) -> Scores:
+def run_stage(**given: Any) -> Scores | Path:
     """See `reactvl.evaluate.evaluate`."""
-    defaults = inspect.signature(evaluate).parameters
-    for name, value in more.items():
-        if value != defaults[name].default and name != "baselines" and list(value) != list(defaults[name].default):
-            raise ReactvlError(f"evaluate: option {name} is not available in this version")
-    if data is None or out is None:
-        raise ReactvlError("evaluate: give --data, the folder of the tasks, and --out")
-    data, out = Path(data), Path(out)
-    if batch_size < 1 or (workers is not None and workers < 1):
-        raise ReactvlError(f"batch_size {batch_size}, workers {workers}: must be 1 or more")
-    exact = choose_precision(precision, choose_device(device))
-    prompts = None if templates is None else read_templates(templates)
-    found = find([tasks] if isinstance(tasks, str) else tasks, data)
-    splits = {task.name: task.samples(split) for task in found}
-    compared = candidates(models)
-    options = {
-        "models": [model.label for model in compared],
-        "tasks": [task.name for task in found],
-        "split": split,
-        "templates": prompts,
-        "batch_size": batch_size,
-        "precision": precision,
-    }
-    inputs = {f"model {number}": InputId(model.id.name, model.id.sha256) for number, model in enumerate(compared)}
-    for task in found:
-        inputs[f"task {task.name}"] = InputId(os.path.relpath(task.folder, out), task_sha256(task, splits[task.name]))
-    with stage_folder(out, "evaluate", options=options, inputs=inputs, overwrite=overwrite) as stage:
+    if given["submission"] is not None:
+        return merged(given)
+    request = checked(given)
+    plan = planned(request)
+    with stage_folder(
+        request.out, "evaluate", options=plan.options, inputs=plan.inputs, overwrite=request.overwrite
+    ) as stage:
         if stage.done:
-            say(f"evaluate: {out} is up to date")
+            say(f"evaluate: {request.out} is up to date")
         else:
-            watch = Watch(exact)
-            scored = answer_all(
-                stage, compared, found, splits, prompts, split, device=device, precision=exact, batch_size=batch_size,
-                threads=workers, watch=watch,
-            )  # fmt: skip
-            write(stage, scored, compared, split, prompts, watch)
-    scores = Scores(out)
+            execute(request, plan, stage)
+    scores = Scores(request.out)
     if scores.manifest.counts["skipped"]:
-        say(f"evaluate: {scores.manifest.counts['skipped']:,} images skipped; listed in {out / SKIPPED}")
+        say(f"evaluate: {scores.manifest.counts['skipped']:,} images skipped; listed in {request.out / SKIPPED}")
     say(scores.table())
-    say(f"evaluate: {scores.manifest.counts['images']:,} images of {len(found)} tasks -> {scores.report}")
+    count = len(plan.tasks) + len(plan.caption_tasks)
+    say(f"evaluate: {scores.manifest.counts['images']:,} images of {count} tasks -> {scores.report}")
     return scores
 
 
-def task_sha256(task: Task, samples: Samples) -> str:
-    return sha256_json([task.classes, task.templates, task.metric, samples.fingerprint])
+def merged(given: dict[str, Any]) -> Path:
+    if given["models"] or given["data"] is not None or given["ds"] is not None:
+        raise ReactvlError(
+            "submission: merges prediction files that are there; give it alone, after an evaluation with --save-predictions"
+        )
+    return submission.merge(Path(given["submission"]))
 
 
-class Watch:
-    """Where the time of a run goes: seconds by what was done, and images that were encoded now."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What an evaluation will do: tasks with their images, models, columns; and what identifies the result.
 
-    def __init__(self, precision: str):
-        self.precision = precision
-        self.clock = Clock()
-        self.seconds: dict[str, float] = {"loading models": 0.0, "text tower": 0.0, "scoring": 0.0}
-        self.encoded = 0
+    `opened` are all splits that are needed. `pairs` are the retrieved pairs of the baselines.
+    """
 
-    def parts(self) -> dict[str, float]:
-        """Seconds by part, the towers and the wait for data among them."""
-        return {"image tower": self.clock.model, "waiting for images": self.clock.data} | self.seconds
-
-
-def answer_all(
-    stage: Stage,
-    compared: list[Candidate],
-    tasks: list[Task],
-    splits: dict[str, Samples],
-    prompts: list[str] | None,
-    split: str,
-    *,
-    device: str,
-    precision: str,
-    batch_size: int,
-    threads: int | None,
-    watch: Watch,
-) -> list[Scored]:
-    """Every model's answer to every task, a model at a time, then put on common images."""
-    answers: dict[str, dict[str, Answer]] = {task.name: {} for task in tasks}
-    heads: dict[tuple[str, str], np.ndarray] = {}
-    total = len(compared) * sum(len(samples) for samples in splits.values())
-    with progress("evaluating", total, "images") as bar:
-        for candidate in compared:
-            began = time.monotonic()
-            encoder = Encoder(candidate.load(), device=device, precision=precision)
-            watch.seconds["loading models"] += time.monotonic() - began
-            for task in tasks:
-                samples = splits[task.name]
-                features = image_features(
-                    stage.out, f"{task.name}-{split}", samples, encoder, batch_size=batch_size, threads=threads,
-                    clock=watch.clock, advance=advancing(bar, watch),
-                )  # fmt: skip
-                began = time.monotonic()
-                key = (candidate.text_sha256, task.name)
-                if key not in heads:
-                    heads[key] = zero_shot_head(encoder, task.classes, prompts or task.templates)
-                watch.seconds["text tower"] += time.monotonic() - began
-                began = time.monotonic()
-                answers[task.name][candidate.label] = Answer.of(features, rank(features.vectors, heads[key]))
-                watch.seconds["scoring"] += time.monotonic() - began
-    return [align(task, prompts or task.templates, splits[task.name], answers[task.name]) for task in tasks]
+    tasks: list[Task]
+    caption_tasks: list[CaptionTask]
+    opened: dict[TaskImages, Samples]
+    compared: list[Candidate]
+    pairs: Pairs | None
+    columns: list[Column]
+    options: dict[str, Any]
+    inputs: dict[str, InputId]
 
 
-def advancing(bar: Progress, watch: Watch) -> Callable[[int, bool], None]:
-    def advance(count: int, resumed: bool) -> None:
-        watch.encoded += 0 if resumed else count
-        bar.advance(count, f"waiting for data {watch.clock.waiting:.0%}", resumed=resumed)
+def planned(request: Request) -> Plan:
+    """Everything that can be checked without encoding an image."""
+    found = found_once(request.finding)
+    tasks = [with_metric(task, request.metric) for task in found if isinstance(task, Task)]
+    caption_tasks = [task for task in found if isinstance(task, CaptionTask)]
+    opened = {}
+    for task in found:
+        opened[TaskImages(request.finding, task.name, request.split)] = task.samples(request.split)
+    if request.probes:
+        for task in with_train(tasks, request.split):
+            opened[TaskImages(request.finding, task.name, "train")] = task.samples("train")
+    compared = candidates(request.models, request.shares)
+    pairs = pairs_of(request, compared) if tasks else None
+    free = []
+    if request.baselines and tasks:
+        free += ["synonyms"] if any(len(names) > 1 for task in tasks for names in task.synonyms) else []
+        free += ["retrieved means", "retrieved linear"] if pairs is not None else []
+    chosen = columns(
+        [one.label for one in compared],
+        shared=[one.label for one in compared if one.share is None],
+        baselines=free,
+        probes=request.probes,
+        shots=request.shots,
+        seeds=request.seeds,
+    )
+    options = {
+        "models": [one.label for one in compared],
+        "tasks": [task.name for task in found],
+        "split": request.split,
+        "templates": request.prompts,
+        "head": request.rule,
+        "columns": [dataclasses.asdict(column) for column in chosen],
+        "save_predictions": request.save_predictions,
+        "precision": request.machine.precision,
+    }
+    inputs = {f"model {number}": InputId(one.id.name, one.id.sha256) for number, one in enumerate(compared)}
+    for images, samples in opened.items():
+        task = next(task for task in [*tasks, *caption_tasks] if task.name == images.task)
+        key = f"task {task.name}" if images.split == request.split else f"task {task.name}, {images.split}"
+        inputs[key] = InputId(os.path.relpath(task.folder, request.out), task_sha256(task, samples))
+    if pairs is not None:
+        inputs["pairs"] = input_id(pairs.folder, request.out)
+    return Plan(tasks, caption_tasks, opened, compared, pairs, chosen, options, inputs)
 
-    return advance
+
+def with_metric(task: Task, metric: str | None) -> Task:
+    return task if metric is None else dataclasses.replace(task, metric=metric)
 
 
-def write(
-    stage: Stage, scored: list[Scored], compared: list[Candidate], split: str, prompts: list[str] | None, watch: Watch
-) -> None:
-    """The files of the folder: made under `.work`, moved when all of them are whole."""
-    began = time.monotonic()
-    models = [
-        {
-            "label": model.label,
-            "name": model.id.name,
-            "sha256": model.id.sha256,
-            "dim": model.id.dim,
-            "parameters": model.parameters,
-            "image_size": model.image_size,
-        }
-        for model in compared
-    ]
-    facts = {"split": split, "templates": "the tasks' own" if prompts is None else "given"}
-    found = results(scored, models, facts)
+def with_train(tasks: list[Task], split: str) -> list[Task]:
+    """The tasks that a probe can be trained for; ReactvlError when there are none."""
+    if split == "train":
+        raise ReactvlError("probe: trains on the train split; evaluate another --split")
+    trainable = [task for task in tasks if "train" in task.splits]
+    if not trainable:
+        raise ReactvlError(f"probe: none of the {len(tasks)} tasks has a train split")
+    if len(trainable) < len(tasks):
+        lacking = [task.name for task in tasks if "train" not in task.splits]
+        say(f"evaluate: no probe of {', '.join(lacking)}: without a train split")
+    return trainable
+
+
+def pairs_of(request: Request, compared: list[Candidate]) -> Pairs | None:
+    """The pairs that were named, or those that the first customized model was made from and that are still there."""
+    if not request.baselines:
+        return None
+    if request.pairs is not None:
+        return usable(request.pairs, compared[0])
+    folders = list(dict.fromkeys(path for one in compared[1:] if (path := one.pairs) is not None))
+    for folder in folders:
+        try:
+            pairs = usable(folder, compared[0])
+        except ReactvlError as fault:
+            say(f"evaluate: no baselines of retrieved pairs: {fault}")
+            continue
+        if len(folders) > 1:
+            say(f"evaluate: the models were customized on different pairs; the baselines are of {folder}")
+        return pairs
+    return None
+
+
+def usable(folder: Path, base: Candidate) -> Pairs:
+    """Pairs whose images' features by the base are there, or can be made; ReactvlError when neither."""
+    pairs = Pairs(folder)
+    if not embedded(pairs, base.id):
+        pairs.embeddings.check_pool()
+    return pairs
+
+
+def task_sha256(task: Task | CaptionTask, samples: Samples) -> str:
+    if isinstance(task, CaptionTask):
+        return samples.fingerprint
+    return sha256_json([task.classes, task.synonyms, task.templates, task.metric, samples.fingerprint])
+
+
+def execute(request: Request, plan: Plan, stage: Stage) -> None:
+    """Encode what is missing, score a task at a time, write the folder's files: made under `.work`, moved when all are
+    whole."""
+    watch = Watch(request.machine.precision)
+    evidence = gathered(request, plan, watch)
     fresh = stage.work / "files"
     shutil.rmtree(fresh, ignore_errors=True)
-    write_json(fresh / RESULTS, found)
-    for one in scored:
-        write_predictions(fresh / PREDICTIONS / f"{one.task.name}.parquet", one)
-    write_skipped(fresh / SKIPPED, scored)
+    began = time.monotonic()
+    facts = {
+        one.label: elevater_files.ModelFacts(one.label, one.parameters, one.visual_parameters) for one in plan.compared
+    }
+
+    def save(task: Task, column: Column, answers: Answers) -> None:
+        folder = fresh / elevater_files.FOLDER / elevater_files.folder_name(column.model)
+        elevater_files.write(
+            folder / elevater_files.way(column.method, column.shots),
+            task.benchmark or task.name,
+            facts[column.model],
+            answers.predictions(),
+            shots=column.shots,
+            seeds=column.seeds,
+            trainable=answers.trainable,
+        )
+
+    scored = []
+    for task in plan.tasks:
+        one = score_task(task, request, plan, evidence, stage.work, save if request.save_predictions else None)
+        scored.append(one)
+        shown = [column.label for column in plan.columns if column.shots is None and column.label in one.rankings]
+        outputs.write_predictions(fresh / PREDICTIONS / f"{task.name}.parquet", one, shown)
+    retrieved, unread = caption_results(request, plan, evidence)
+    skipped = [(one.task.name, *entry) for one in scored for entry in one.skipped] + unread
+    found = results(scored, retrieved, described(plan.compared), plan.columns, about(request))
+    customized = [one.label for one in plan.compared[1:] if is_customized(one, plan.compared[0])]
+    found["verdicts"] = verdicts(scored, plan.columns, customized) if scored else []
+    found["baselines"] = evidence.baseline_facts
     watch.seconds["scoring"] += time.monotonic() - began
-    page.write(fresh / REPORT, found, scored, compared, watch.parts())
+    write_json(fresh / RESULTS, found)
+    outputs.write_skipped(fresh / SKIPPED, skipped)
+    page.write(fresh / REPORT, found, scored, plan.compared, watch.parts())
     for path in sorted(fresh.iterdir()):
         target = stage.out / path.name
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
-    stage.timing |= {f"{name.replace(' ', '_')}_seconds": seconds for name, seconds in watch.parts().items()}
-    if watch.encoded:
-        stage.timing["images_per_second"] = watch.encoded / max(watch.clock.data + watch.clock.model, 1e-9)
+    stage.timing |= watch.timing()
     stage.finish(
         counts={
-            "images": sum(len(one.rows) for one in scored),
-            "skipped": sum(len(one.skipped) for one in scored),
-            "models": len(compared),
-            "tasks": len(scored),
+            "images": sum(len(one.rows) for one in scored) + sum(one["images"] for one in retrieved),
+            "skipped": len(skipped),
+            "models": len(plan.compared),
+            "tasks": len(plan.tasks) + len(plan.caption_tasks),
         },
         facts={"precision": watch.precision},
     )
 
 
-def write_predictions(path: Path, one: Scored) -> None:
-    """One row an image and model, see `Scores.predictions`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names, classes, truth = [one.samples.names[row] for row in one.rows], one.task.classes, one.labels
-    tables = []
-    for label, ranking in one.rankings.items():
-        tables.append(
-            pa.table(
-                {
-                    "image": pa.array(names, pa.string()),
-                    "label": pa.array(truth, pa.int32()),
-                    "class": pa.array([classes[index] for index in truth], pa.string()),
-                    "model": pa.array([label] * len(names), pa.string()),
-                    "predicted": pa.array(ranking.predicted, pa.int32()),
-                    "predicted_class": pa.array([classes[index] for index in ranking.predicted], pa.string()),
-                    "top5": pa.array(list(ranking.classes), pa.list_(pa.int32())),
-                    "probability": pa.array(ranking.probabilities[:, 0], pa.float32()),
-                    "correct": pa.array(np.asarray(ranking.predicted == truth)),
-                }
-            )
-        )
-    with replacing(path) as part:
-        pq.write_table(pa.concat_tables(tables), part, compression="zstd")
+def caption_results(
+    request: Request, plan: Plan, evidence: Evidence
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """The results of image-text retrieval, and (task, image, reason) of what was left out."""
+    found, unread = [], []
+    labels = [one.label for one in plan.compared]
+    for task in plan.caption_tasks:
+        images = TaskImages(request.finding, task.name, request.split)
+        features = {one.label: evidence.features(one, images) for one in plan.compared}
+        texts = {label: evidence.texts[label, task.name] for label in labels}
+        made, skipped = captions.judged(task, plan.opened[images], features, texts, labels)
+        found.append(made)
+        unread += [(task.name, *entry) for entry in skipped]
+    return found, unread
 
 
-def write_skipped(path: Path, scored: list[Scored]) -> None:
-    """Images that were not scored: task, image, reason."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def is_customized(one: Candidate, base: Candidate) -> bool:
+    """Whether a model says that it was made by `customize`, or is the base's text tower with other images' eyes."""
+    return one.customization is not None or (one.text_sha256 == base.text_sha256 and one.id.sha256 != base.id.sha256)
 
-    rows = [{"task": one.task.name, "image": name, "reason": reason} for one in scored for name, reason in one.skipped]
-    schema = pa.schema([("task", pa.string()), ("image", pa.string()), ("reason", pa.string())])
-    with replacing(path) as part:
-        pq.write_table(pa.Table.from_pylist(rows, schema), part)
+
+def described(compared: list[Candidate]) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": one.label,
+            "name": one.id.name,
+            "sha256": one.id.sha256,
+            "dim": one.id.dim,
+            "parameters": one.parameters,
+            "visual_parameters": one.visual_parameters,
+            "image_size": one.image_size,
+            "share": one.share,
+        }
+        for one in compared
+    ]
+
+
+def about(request: Request) -> dict[str, Any]:
+    templates = "the tasks' own" if request.prompts is None else "given"
+    return {"split": request.split, "templates": templates, "head": request.rule}

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +14,8 @@ from reactvl.models.encoder import Encoder
 from reactvl.pool.images import BadImage, to_pixels
 
 AHEAD = 3  # batches that are read before their turn
+
+Read = Callable[[int], bytes]
 
 
 @dataclasses.dataclass
@@ -40,7 +42,7 @@ class Batch:
 
 def encode_images(
     encoder: Encoder,
-    read: Callable[[int], bytes],
+    read: Read,
     rows: range,
     *,
     batch_size: int = 64,
@@ -52,11 +54,25 @@ def encode_images(
     An image that cannot be decoded is listed in its batch's `bad` and left out; so is one for which `read` raises
     BadImage. Any other error of `read` ends the iteration.
     """
+    batches = ((read, batch) for batch in batched(rows, batch_size))
+    return encode_batches(encoder, batches, threads=threads, clock=clock)
+
+
+def batched(rows: range, batch_size: int) -> Iterator[range]:
+    for start in range(rows.start, rows.stop, batch_size):
+        yield range(start, min(start + batch_size, rows.stop))
+
+
+def encode_batches(
+    encoder: Encoder, batches: Iterable[tuple[Read, range]], *, threads: int | None = None, clock: Clock | None = None
+) -> Iterator[Batch]:
+    """`encode_images` of batches of any sources, one `Batch` each, in order; a few are taken before their turn, so that
+    the model does not wait where one source ends and the next begins."""
     clock = clock or Clock()
     model = encoder.model
     shape = {"resize_mode": model.resize_mode, "interpolation": model.interpolation}
 
-    def pixels(row: int) -> np.ndarray | BadImage:
+    def pixels(read: Read, row: int) -> np.ndarray | BadImage:
         try:
             return to_pixels(read(row), model.image_size, **shape)
         except BadImage as fault:
@@ -65,9 +81,8 @@ def encode_images(
     waiting: collections.deque[tuple[range, list[Future]]] = collections.deque()
     with ThreadPoolExecutor(threads or min(len(os.sched_getaffinity(0)) + 1, 16), "decode") as pool:
         try:
-            for start in range(rows.start, rows.stop, batch_size):
-                here = range(start, min(start + batch_size, rows.stop))
-                waiting.append((here, [pool.submit(pixels, row) for row in here]))
+            for read, here in batches:
+                waiting.append((here, [pool.submit(pixels, read, row) for row in here]))
                 if len(waiting) > AHEAD:
                     yield encoded(encoder, *waiting.popleft(), clock)
             while waiting:
