@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Answers:
     """What a column says of every image that its model could read: scores float32 (len(rows), C), one array a seed, of
-    the rows `rows` of `images` samples. `sigmoid`: classes are judged each for itself. `trainable` parameters were
+    the rows `rows` of `images` samples. They are logits, or `odds`: probabilities already. `trainable` parameters were
     trained for them; `facts` go into results.json."""
 
     scores: Sequence[np.ndarray]
     rows: np.ndarray
     images: int
-    sigmoid: bool = False
+    odds: bool = False
     trainable: int = 0
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def odds(self, scores: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-np.clip(scores, -80, 80))) if self.sigmoid else softmax(scores)
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return scores if self.odds else softmax(scores)
 
     def judge(self, one: Scored, column: Column) -> None:
         """Give a task the scores of the rows that it is judged on."""
         at = np.searchsorted(self.rows, one.rows)
         scores = [each[at] for each in self.scores]
-        one.take(column, scores, [self.odds(each) for each in scores], self.facts)
+        one.take(column, scores, [self.probabilities(each) for each in scores], self.facts)
 
     def predictions(self) -> list[np.ndarray]:
         """Probabilities float32 (images, C) of every sample, one array a seed; NaN where it could not be read."""
         found = []
         for each in self.scores:
             whole = np.full((self.images, each.shape[1]), np.nan, np.float32)
-            whole[self.rows] = self.odds(each)
+            whole[self.rows] = self.probabilities(each)
             found.append(whole)
         return found
 
