@@ -38,7 +38,9 @@ def retrieved():
 
 def test_classes_are_matched_by_any_of_their_names():
     known = ["Red_Panda", "raccoon", "missile", "missile", "sunglasses", "kite"]
-    found = matched(task("red panda", ("coon", "raccoon"), "missile", "missile", "sunglasses", "sunglasses", "x"), known)
+    found = matched(
+        task("red panda", ("coon", "raccoon"), "missile", "missile", "sunglasses", "sunglasses", "x"), known
+    )
     assert found == [[0], [1], [2], [3], [4], [4], []]
     assert matched(task("missile", "kite"), known) == [[2, 3], [5]]
 

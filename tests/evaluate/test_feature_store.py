@@ -54,7 +54,9 @@ def test_what_is_written_is_read_and_opens_as_embeddings(tmp_path, samples):
     assert hit.key == "c/7.png" and hit.score == pytest.approx(1)
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "other dtype", "no metadata", "cut metadata", "names", "rows", "no json"])
+@pytest.mark.parametrize(
+    "harm", ["cut", "gone", "other dtype", "no metadata", "cut metadata", "names", "rows", "no json"]
+)
 def test_a_damaged_part_is_made_anew_and_never_read(tmp_path, samples, harm):
     fill(tmp_path, samples)
     array, metadata = tmp_path / "img_emb/img_emb_1.npy", tmp_path / "metadata/metadata_1.parquet"

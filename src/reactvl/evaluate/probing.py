@@ -1,30 +1,146 @@
-"""Probes of a model on a task: from stored features to the answers of every number of shots, kept until the run ends."""
+"""Probes of a model on a task, a draw at a time: each is kept until the evaluation ends, so that a stopped run goes on behind
+the last one."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 
+from reactvl.evaluate import probes
 from reactvl.evaluate.candidates import Candidate
 from reactvl.evaluate.columns import Column
 from reactvl.evaluate.evidence import Evidence
 from reactvl.evaluate.features import Features
-from reactvl.evaluate.results import Scored
+from reactvl.evaluate.probes import Probed
 from reactvl.evaluate.sources import TaskImages
-from reactvl.manifest import ReactvlError
+from reactvl.manifest import replacing, sha256_json
+from reactvl.progress import progress
+from reactvl.tasks import Task
 
 if TYPE_CHECKING:
     from reactvl.evaluate.scoring import Answers
 
+FOLDER = "probes"  # of the stage's work folder
+
+
+class Kept(msgspec.Struct):
+    """What stands beside the scores of one draw."""
+
+    chosen: dict[str, float | None]
+    trained: int
+
 
 def answers(
     probe: str,
-    one: Scored,
+    task: Task,
     columns: Sequence[Column],
     candidate: Candidate,
+    test: TaskImages,
     features: Features,
     train: TaskImages,
     evidence: Evidence,
     work: Path,
 ) -> "dict[str, Answers]":
-    raise ReactvlError("probe: the probes are not there")
+    """The answers of a model's probes of one kind, by the number of shots of `columns`, on the images `features` of `test`;
+    those that an earlier run has kept under `work` are taken from there."""
+    from reactvl.evaluate.scoring import Answers
+
+    run = {"linear": linear, "finetune": finetuned}[probe](task, candidate, test, features, train, evidence)
+    found = {}
+    with progress(
+        f"{columns[0].method}, {candidate.label} on {task.name}", sum(len(c.seeds) for c in columns), "probes"
+    ) as bar:
+        for column in columns:
+            draws = []
+            for seed in column.seeds:
+                name = sha256_json([task.name, candidate.id.sha256, probe, column.shots, seed])
+                path = work / FOLDER / f"{name[:32]}.npz"
+                draw = kept(path)
+                if draw is None:
+                    draw = of(run(column.shots, seed))
+                    keep(path, *draw)
+                draws.append(draw)
+                bar.advance()
+            found[column.shots] = Answers(
+                [scores for scores, _ in draws],
+                features.rows,
+                len(evidence.opened[test]),
+                odds=True,
+                trainable=draws[0][1].trained,
+                facts={"chosen": [about.chosen for _, about in draws]},
+            )
+    return found
+
+
+def linear(
+    task: Task, candidate: Candidate, test: TaskImages, features: Features, train: TaskImages, evidence: Evidence
+):
+    """A function of (shots, seed) that probes the stored features of the train split."""
+    known = evidence.features(candidate, train)
+    labels = evidence.opened[train].labels[known.rows]
+    head = evidence.heads[candidate.label, task.name, "first"]
+    device = evidence.request.machine.places[0]
+
+    def run(shots: str, seed: int) -> Probed:
+        made = probes.probe_task(
+            known.vectors, labels, task, features.vectors, head, shots=[shots], seeds=[seed], device=device
+        )
+        return made[shots]
+
+    return run
+
+
+def finetuned(
+    task: Task, candidate: Candidate, test: TaskImages, features: Features, train: TaskImages, evidence: Evidence
+):
+    """A function of (shots, seed) that tunes the image tower and the head on the pictures of the train split."""
+    from reactvl.evaluate.finetune import finetune_task
+
+    machine = evidence.request.machine
+    head = evidence.heads[candidate.label, task.name, "first"]
+    readable = evidence.features(candidate, train).rows
+
+    def run(shots: str, seed: int) -> Probed:
+        made = finetune_task(
+            candidate.load(),
+            evidence.opened[train],
+            readable,
+            task,
+            evidence.opened[test],
+            features.rows,
+            head,
+            shots=[shots],
+            seeds=[seed],
+            device=machine.places[0],
+            precision=machine.precision,
+            batch_size=machine.batch_size,
+            workers=machine.workers,
+        )
+        return made[shots]
+
+    return run
+
+
+def of(made: Probed) -> tuple[np.ndarray, Kept]:
+    """The scores (N, C) and the facts of a single draw."""
+    return made.scores[0], Kept({name: number(value) for name, value in made.chosen[0].items()}, made.trained)
+
+
+def number(value: Any) -> float | None:
+    """JSON has no NaN: of a setting that nothing judged there is no score."""
+    return None if np.isnan(value) else float(value)
+
+
+def keep(path: Path, scores: np.ndarray, about: Kept) -> None:
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, scores=scores, about=np.frombuffer(msgspec.json.encode(about), np.uint8))
+
+
+def kept(path: Path) -> tuple[np.ndarray, Kept] | None:
+    """A draw as it was kept: whole, since it was renamed at its end; None where it is not there."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return stored["scores"], msgspec.json.decode(stored["about"].tobytes(), type=Kept)

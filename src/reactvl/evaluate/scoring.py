@@ -116,6 +116,7 @@ def probe_all(
     save: Save | None,
 ) -> None:
     """The probes of a model on a task that has a train split."""
+    test = TaskImages(request.finding, one.task.name, request.split)
     train = TaskImages(request.finding, one.task.name, "train")
     if train not in evidence.opened or candidate.share is not None:
         return
@@ -123,7 +124,7 @@ def probe_all(
         chosen = [
             column for column in plan.columns if column.model == candidate.label and column.method == PROBES[probe]
         ]
-        found = probing.answers(probe, one, chosen, candidate, features, train, evidence, work)
+        found = probing.answers(probe, one.task, chosen, candidate, test, features, train, evidence, work)
         for column in chosen:
             answers = found[column.shots]
             answers.judge(one, column)
