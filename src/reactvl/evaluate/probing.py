@@ -1,7 +1,8 @@
 """Probes of a model on a task, a draw at a time: each is kept until the evaluation ends, so that a stopped run goes on behind
 the last one."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,12 @@ def answers(
     those that an earlier run has kept under `work` are taken from there."""
     from reactvl.evaluate.scoring import Answers
 
-    run = {"linear": linear, "finetune": finetuned}[probe](task, candidate, test, features, train, evidence)
+    made = {"linear": linear, "finetune": finetuned}[probe]
+    run = made(task, candidate, test, features, train, evidence, work)
+    title, total = f"{columns[0].method}, {candidate.label} on {task.name}", sum(len(one.seeds) for one in columns)
     found = {}
-    with progress(
-        f"{columns[0].method}, {candidate.label} on {task.name}", sum(len(c.seeds) for c in columns), "probes"
-    ) as bar:
+    # fine-tuning shows the steps of each draw itself
+    with progress(title, total, "probes") if probe == "linear" else contextlib.nullcontext() as bar:
         for column in columns:
             draws = []
             for seed in column.seeds:
@@ -62,7 +64,8 @@ def answers(
                     draw = of(run(column.shots, seed))
                     keep(path, *draw)
                 draws.append(draw)
-                bar.advance()
+                if bar:
+                    bar.advance()
             found[column.shots] = Answers(
                 [scores for scores, _ in draws],
                 features.rows,
@@ -74,10 +77,19 @@ def answers(
     return found
 
 
+Run = Callable[[str, int], Probed]  # of shots and seed
+
+
 def linear(
-    task: Task, candidate: Candidate, test: TaskImages, features: Features, train: TaskImages, evidence: Evidence
-):
-    """A function of (shots, seed) that probes the stored features of the train split."""
+    task: Task,
+    candidate: Candidate,
+    test: TaskImages,
+    features: Features,
+    train: TaskImages,
+    evidence: Evidence,
+    work: Path,
+) -> Run:
+    """Probes the stored features of the train split."""
     known = evidence.features(candidate, train)
     labels = evidence.opened[train].labels[known.rows]
     head = evidence.heads[candidate.label, task.name, "first"]
@@ -93,30 +105,36 @@ def linear(
 
 
 def finetuned(
-    task: Task, candidate: Candidate, test: TaskImages, features: Features, train: TaskImages, evidence: Evidence
-):
-    """A function of (shots, seed) that tunes the image tower and the head on the pictures of the train split."""
-    from reactvl.evaluate.finetune import finetune_task
+    task: Task,
+    candidate: Candidate,
+    test: TaskImages,
+    features: Features,
+    train: TaskImages,
+    evidence: Evidence,
+    work: Path,
+) -> Run:
+    """Tunes the image tower and the head on those pictures of the train split that could be read."""
+    from reactvl.evaluate.finetune import Images, finetune_task
 
     machine = evidence.request.machine
+    samples, tested = evidence.opened[train], evidence.opened[test]
+    rows = evidence.features(candidate, train).rows
     head = evidence.heads[candidate.label, task.name, "first"]
-    readable = evidence.features(candidate, train).rows
 
     def run(shots: str, seed: int) -> Probed:
         made = finetune_task(
             candidate.load(),
-            evidence.opened[train],
-            readable,
+            Images(samples.read, rows),
+            samples.labels[rows],
             task,
-            evidence.opened[test],
-            features.rows,
+            Images(tested.read, features.rows),
             head,
             shots=[shots],
             seeds=[seed],
+            work=work / "finetune",
             device=machine.places[0],
             precision=machine.precision,
-            batch_size=machine.batch_size,
-            workers=machine.workers,
+            threads=machine.workers,
         )
         return made[shots]
 
