@@ -1,23 +1,26 @@
-"""The report of an evaluation."""
+"""The report of an evaluation: several models side by side on one page that opens anywhere.
+
+What grows with classes, tasks or models is bounded here: plots of single classes, pictures, rows of lists. The page as a whole
+keeps to the limit of `report.page`, which leaves out pictures beyond it.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
+from reactvl.evaluate import examples, score_tables
 from reactvl.evaluate.candidates import Candidate
 from reactvl.evaluate.results import Scored
-from reactvl.handles.scores import column, gain_text
-from reactvl.heads.metrics import confusions
 from reactvl.report import plots
-from reactvl.report.page import Page, data_table, fold, gallery, tiles
-from reactvl.report.thumbnails import thumbnail
+from reactvl.report.page import Page, data_table, fold
 
-CONFUSED, PICTURES = 6, 6  # confusions a task, pictures a confusion
-MENDED = 12  # pictures a task that the base missed and another model finds
+ZERO_SHOT = "zero-shot"
+PANELS = 24  # reliability diagrams
+LINES = 5  # models in one plot
+CLASS_PLOTS = 24  # of gains per class
 LISTED = 100  # skipped images
 
 
@@ -28,86 +31,71 @@ def write(
     compared: Sequence[Candidate],
     seconds: dict[str, float],
 ) -> None:
-    """Write `report.html`: scores, gains, learning curves, classes, confusions with pictures, time, models."""
-    labels = [model["label"] for model in results["models"]]
-    images, skipped = sum(len(one.rows) for one in scored), sum(len(one.skipped) for one in scored)
-    many = f"{len(labels)} models" if len(labels) > 1 else labels[0]
-    page = Page(
-        f"Evaluation of {many}",
-        f"zero-shot on {images:,} images of {len(scored)} task{'s' if len(scored) != 1 else ''}, "
-        f"split {results['split']}, templates: {results['templates']}"
-        + (f"; {skipped:,} images could not be used" if skipped else ""),
-    )
-    page.section("Scores", scores(results, labels), intro=score_note(results))
-    if len(labels) > 1:
-        page.section(
-            "Gains",
-            gains(results, labels),
-            intro="Points over the first model. An interval that does not reach 0 is a difference beyond chance.",
-        )
-    curves = learning(compared)
-    if curves:
+    """Write `report.html`: scores, verdicts, gains, published figures, calibration, classes and confusions with pictures.
+
+    `results` are those of results.json, `scored` the same tasks in the same order with every image's answers.
+    """
+    labels = [column["label"] for column in results["columns"] if column["method"] == ZERO_SHOT]
+    base, who = labels[0], best(results, labels)
+    page = Page(title(labels), subtitle(results, scored))
+    if results["tasks"]:
+        page.section("Scores", score_tables.scores(results), intro=score_tables.intro(results))
+        if verdicts := score_tables.verdicts(results):
+            page.section("Against label-free baselines", verdicts, intro=score_tables.VERDICTS)
+        if gains := score_tables.gains(results):
+            page.section("Gains", gains, intro="An interval that does not reach 0 is a difference beyond chance.")
+    if published := score_tables.published(results):
+        page.section("Published figures", published, intro="Percent; ~ is read off a plot, to 0.15 points.")
+    if results.get("captions"):
+        page.section("Image-text retrieval", score_tables.captions(results), intro=score_tables.CAPTIONS)
+    if curves := learning(compared):
         page.section("Learning curves", curves, intro="Of the customized models, from their metrics.jsonl.")
+    if calibrated := calibration(results, labels):
+        page.section("Calibration", calibrated, intro=CALIBRATION)
     if len(labels) > 1:
-        page.section(
-            "Classes", classes(results, labels), intro="How much more of each class is found than by the first model."
-        )
-        if mended := found_now(scored, labels[0], best(results, labels)):
-            page.section(
-                "Found now", mended, intro=f"Pictures that {labels[0]} misses and {best(results, labels)} finds."
-            )
-    who = best(results, labels)
-    page.section(
-        "Confusions", confused(scored, who), intro=f"What {who} still confuses most, the likeliest wrong first."
-    )
+        if changed := classes(results, labels, who):
+            page.section("Classes", changed, intro=f"How much more of each class is found than by {base}.")
+        if pictures := examples.changed(scored, base, who):
+            page.section("Most changed classes", pictures, intro=f"Pictures of which {base} and {who} differ.")
+    if pairs := examples.confused(scored, base, who):
+        page.section("Confusions", pairs, intro=f"What {who} still confuses most; the pictures it is surest of first.")
     if any(seconds.values()):
         page.section("Where time went", plots.time_bar(seconds))
-    if skipped:
+    if any(one.skipped for one in scored):
         page.section("Skipped images", skipped_table(scored))
     page.section("Models and tasks", about(results))
     page.write(path)
 
 
-def scores(results: dict[str, Any], labels: Sequence[str]) -> Markup:
-    every = [(task["name"], task["scores"]) for task in results["tasks"]]
-    foot = 1 if len(every) > 1 else 0
-    every += [("mean", results["mean"])] if foot else []
-    rows = [(name, [100 * found[label]["value"] for label in labels]) for name, found in every]
-    notes = {
-        (row, at): gain_text(found[label].get("gain"))
-        for row, (_, found) in enumerate(every)
-        for at, label in enumerate(labels)
-        if found[label].get("gain")
-    }
-    heads = [column(label, number) for number, label in enumerate(labels)]
-    facts = [(head, f"{100 * results['mean'][label]['value']:.1f}") for head, label in zip(heads, labels, strict=True)]
-    return (tiles(facts) if len(labels) <= 6 else Markup("")) + plots.score_table(rows, heads, notes, foot=foot)
+CALIBRATION = (
+    "How often a model is right (up) where it says how sure it is (right): on the diagonal it knows itself, below it it is too "
+    "sure. The table has the expected calibration error over 15 bins, in points. Probabilities are those of logits of 100 x cosine."
+)
 
 
-def score_note(results: dict[str, Any]) -> str:
-    metrics = sorted({task["metric"] for task in results["tasks"]})
-    note = f"{' or '.join(metrics).capitalize()}, percent; large figures are means over the tasks."
-    if len(results["models"]) > 1:
-        level = f"{100 * results['level']:.0f}%"
-        note += f" Small: the gain over the first model with its {level} paired bootstrap interval, clustered by class."
-    return note
+def title(labels: Sequence[str]) -> str:
+    return f"Evaluation of {f'{len(labels)} models' if len(labels) > 1 else labels[0]}"
 
 
-def gains(results: dict[str, Any], labels: Sequence[str]) -> Markup:
-    every = [(task["name"], task["scores"]) for task in results["tasks"]]
-    every += [("mean", results["mean"])] if len(every) > 1 else []
-    series = {label: [points(found[label]["gain"]) for _, found in every] for label in labels[1:]}
-    return plots.gains_with_intervals([name for name, _ in every], series)
-
-
-def points(gain: dict[str, float | None]) -> tuple[float, float, float]:
-    """(low, high, difference) in points; without an interval the dot alone."""
-    difference = 100 * gain["difference"]
+def subtitle(results: dict[str, Any], scored: Sequence[Scored]) -> str:
+    images, skipped = sum(len(one.rows) for one in scored), sum(len(one.skipped) for one in scored)
+    count = len(results["tasks"])
     return (
-        (difference, difference, difference)
-        if gain["low"] is None
-        else (100 * gain["low"], 100 * gain["high"], difference)
+        f"{images:,} images of {count} task{'s' if count != 1 else ''}, split {results['split']}, "
+        f"templates: {results['templates']}" + (f"; {skipped:,} images could not be used" if skipped else "")
     )
+
+
+def best(results: dict[str, Any], labels: Sequence[str]) -> str:
+    """The model of the highest mean, the last of equals; of several models not the first, which the others are held
+    against."""
+    others = labels[1:] or labels
+
+    def mean(label: str) -> float:
+        value = results["mean"].get(label, {}).get("value")
+        return -1.0 if value is None else value
+
+    return max(reversed(others), key=mean)
 
 
 def learning(compared: Sequence[Candidate]) -> Markup:
@@ -128,61 +116,38 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def best(results: dict[str, Any], labels: Sequence[str]) -> str:
-    """The model of the highest mean, the last of equals; of several models not the first, which the others are held
-    against."""
-    others = labels[1:] or labels
-    return max(reversed(others), key=lambda label: results["mean"][label]["value"])
-
-
-def classes(results: dict[str, Any], labels: Sequence[str]) -> Markup:
-    parts = []
+def calibration(results: dict[str, Any], labels: Sequence[str]) -> Markup:
+    """Reliability diagrams of the first models, a panel a task, and all models' calibration errors."""
+    panels, rows = [], []
     for task in results["tasks"]:
-        base = task["scores"][labels[0]]["recalls"]
-        for label in labels[1:]:
-            recall = task["scores"][label]["recalls"]
-            gained = [np.nan if b is None else 100 * (t - b) for b, t in zip(base, recall, strict=True)]
-            plot = plots.class_gains(task["classes"], gained, title=f"{task['name']}: {label}")
-            parts.append(fold(f"{task['name']}: {label}", plot, is_open=label == best(results, labels)))
-    return Markup("").join(parts)
+        there = {label: task["scores"][label] for label in labels if label in task["scores"]}
+        drawn = {
+            label: score["reliability"] for label, score in list(there.items())[:LINES] if score.get("reliability")
+        }
+        panels += [(task["name"], drawn)] if drawn else []
+        errors = [there[label]["ece"] if label in there else None for label in labels]
+        rows.append([task["name"], *("" if error is None else f"{100 * error:.1f}" for error in errors)])
+    if not panels:
+        return Markup("")
+    table = data_table(["task", *labels], rows, right=range(1, len(labels) + 1))
+    return plots.reliability_diagrams(panels[:PANELS]) + fold("Calibration errors", table, is_open=len(rows) <= 8)
 
 
-def found_now(scored: Sequence[Scored], base: str, label: str) -> Markup:
+def classes(results: dict[str, Any], labels: Sequence[str], who: str) -> Markup:
+    """Gains per class, those of the best model first; of many plots the first `CLASS_PLOTS`."""
+    drawn = [
+        (task, label)
+        for label in sorted(labels[1:], key=lambda label: label != who)
+        for task in results["tasks"]
+        if all(task["scores"].get(one, {}).get("recalls") for one in (labels[0], label))
+    ]
     parts = []
-    for one in scored:
-        before, after, names = one.rankings[base], one.rankings[label], one.task.classes
-        at = np.flatnonzero(~one.correct(base) & one.correct(label))
-        at = at[np.argsort(-after.probabilities[at, 0], kind="stable")][:MENDED]
-        items = [
-            (picture(one, place), names[one.labels[place]], f"was: {names[before.predicted[place]]}") for place in at
-        ]
-        if items:
-            parts.append(Markup("<h3>{}</h3>").format(one.task.name) + gallery(items))
+    for task, label in drawn[:CLASS_PLOTS]:
+        before, after = (task["scores"][one]["recalls"] for one in (labels[0], label))
+        gained = [float("nan") if b is None or a is None else 100 * (a - b) for b, a in zip(before, after, strict=True)]
+        plot = plots.class_gains(task["classes"], gained, title=f"{task['name']}: {label}")
+        parts.append(fold(f"{task['name']}: {label}", plot, is_open=label == who and len(parts) < 4))
     return Markup("").join(parts)
-
-
-def confused(scored: Sequence[Scored], label: str) -> Markup:
-    parts = []
-    for one in scored:
-        rows = []
-        ranking, names = one.rankings[label], one.task.classes
-        counts = confusions(one.labels, ranking.predicted, len(names))
-        np.fill_diagonal(counts, 0)
-        for flat in np.argsort(-counts, axis=None, kind="stable")[:CONFUSED]:
-            true, taken = divmod(int(flat), len(names))
-            if not counts[true, taken]:
-                break
-            at = np.flatnonzero((one.labels == true) & (ranking.predicted == taken))
-            at = at[np.argsort(-ranking.probabilities[at, 0], kind="stable")][:PICTURES]
-            pictures = [(picture(one, place), f"{100 * ranking.probabilities[place, 0]:.0f}% sure") for place in at]
-            rows.append((names[true], names[taken], int(counts[true, taken]), pictures))
-        body = plots.confusion_examples(rows) if rows else Markup("<p>none</p>")
-        parts.append(fold(one.task.name, body, is_open=one is scored[0]))
-    return Markup("").join(parts)
-
-
-def picture(one: Scored, place: int) -> str:
-    return thumbnail(one.samples.read(int(one.rows[place])))
 
 
 def skipped_table(scored: Sequence[Scored]) -> Markup:

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from reactvl.report.page import data_table, gallery, note
-from reactvl.report.svg import BAD, GOOD, SERIES, SOFT, canvas, figure
+from reactvl.report.svg import BAD, GOOD, LINE, SERIES, SOFT, canvas, figure
 
 POINTS = 400  # of a curve: more than a screen shows
 CLIPPED = 34  # letters of a label beside an axis
@@ -159,15 +159,49 @@ def histogram(values: Mapping[str, Sequence[float]], *, xlabel: str, bins: int =
     return figure(drawn, f"histogram of {xlabel}")
 
 
-def confusion_examples(rows: Sequence[tuple[str, str, int, Sequence[tuple[str, str]]]]) -> Markup:
-    """Confusions with pictures: (class, taken for, images, [(data URI, note), ...]) each."""
+def reliability_diagrams(panels: Sequence[tuple[str, Mapping[str, Mapping[str, Sequence[float | None]]]]]) -> Markup:
+    """Reliability diagrams, a panel a title, one line a label: accuracy over confidence of the bins that hold images.
+
+    A label's bins are {"confidence", "accuracy", "count"}, as long as there are bins; a dot is the larger the more of the
+    label's images its bin holds.
+    """
+    wide = min(len(panels), 4)
+    deep = -(-len(panels) // wide)
+    with canvas(2.2 * wide + 0.2, 2.3 * deep, columns=wide, rows=deep, squeeze=False) as (drawn, axes):
+        seen: dict[str, Any] = {}
+        places = list(axes.flat)
+        for axis in places[len(panels) :]:
+            axis.set_axis_off()
+        order = {label: number for number, label in enumerate(dict.fromkeys(one for _, bins in panels for one in bins))}
+        for axis, (title, series) in zip(places, panels, strict=False):
+            axis.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+            for label, bins in series.items():
+                held = [place for place, count in enumerate(bins["count"]) if count]
+                x = [bins["confidence"][place] for place in held]
+                y = [bins["accuracy"][place] for place in held]
+                total = sum(bins["count"])
+                sizes = [4 + 60 * bins["count"][place] / total for place in held]
+                (line,) = axis.plot(x, y, color=colour(order[label]), linewidth=1.2)
+                axis.scatter(x, y, s=sizes, color=colour(order[label]))
+                seen.setdefault(label, line)
+            axis.set_title(clipped(title), fontsize=9)
+            axis.set_xlim(0, 1)
+            axis.set_ylim(0, 1)
+            axis.set_xticks([0, 0.5, 1])
+            axis.set_yticks([0, 0.5, 1])
+            axis.set_aspect("equal")
+        drawn.legend(seen.values(), seen.keys(), loc="outside upper left", ncols=3)
+    return figure(drawn, f"accuracy over confidence, {len(panels)} panels, of {', '.join(seen)}")
+
+
+def confusion_examples(rows: Sequence[tuple[str, str, str, Sequence[tuple[str, str]]]]) -> Markup:
+    """Confusions with pictures: (class, taken for, how often, [(data URI, note), ...]) each."""
     parts = []
-    for label, taken_for, images, pictures in rows:
-        count = f"{images:,} image{'s' if images != 1 else ''}"
+    for label, taken_for, count, pictures in rows:
         parts.append(
             Markup("<h3>{} <small>taken for</small> {} <small>{}</small></h3>").format(label, taken_for, count)
         )
-        parts.append(gallery([(uri, "", text) for uri, text in pictures]))
+        parts.append(gallery([(uri, "", text) for uri, text in pictures]) if pictures else Markup(""))
     return Markup("").join(parts)
 
 
