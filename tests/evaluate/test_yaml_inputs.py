@@ -194,6 +194,7 @@ WRONG = {
     "MODEL.CLIP_FP32": ("maybe", "True or False"),
     "KNOWLEDGE.GPT3.USE_GPT3": ("True", "--templates"),
     "TEST.CENTER_CROP": ("False", "centre"),
+    "TRAIN.INIT_HEAD_WITH_TEXT_ENCODER": ("False", "starts from the text tower"),
 }
 
 

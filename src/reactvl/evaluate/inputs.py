@@ -35,6 +35,8 @@ ONLY = {
     "KNOWLEDGE.GPT3.USE_GPT3": (False, "prompts are a file of your own: --templates, --classes"),
     "TRAIN.EMULATE_ZERO_SHOT": (False, "zero-shot needs no probe: leave out --probe"),
     "TRAIN.TWO_LR": (False, "one learning rate is chosen for tower and head"),
+    "TRAIN.INIT_HEAD_WITH_TEXT_ENCODER": (True, "a probe's head starts from the text tower"),
+    "TRAIN.MERGE_ENCODER_AND_HEAD_PROJ": (False, "the head is a layer of its own"),
 }
 
 

@@ -131,12 +131,15 @@ def verdicts(results: dict[str, Any]) -> Markup:
     said, rows = [], []
     for verdict in given:
         against = {one["label"]: one for one in verdict["against"]}
-        missed = [label for label in free if label in against and against[label]["beaten"] is not True]
-        if verdict["beats_all"] and not missed:
+        missed = [label for label in free if against.get(label, {}).get("beaten") is False]
+        if verdict["beats_all"]:
             said.append(Markup("<p>{} beats every label-free baseline.</p>").format(verdict["model"]))
-        else:
+        elif missed:
             text = '<p class="warn">{} does not beat {}: the pairs alone, without customization, may serve as well.</p>'
-            said.append(Markup(text).format(verdict["model"], ", ".join(missed) or "them all"))
+            said.append(Markup(text).format(verdict["model"], ", ".join(missed)))
+        else:
+            text = '<p class="warn">{} could not be held against the baselines: there is no interval of the difference.</p>'
+            said.append(Markup(text).format(verdict["model"]))
         cells = [against.get(label, {}).get("difference") for label in free]
         rows.append([verdict["model"], *("not compared" if cell is None else gain_text(cell) for cell in cells)])
     heads = ["difference in the mean to", *free]
