@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from html import unescape
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests_support import drawing
 from reactvl.evaluate import examples, page, published_figures
 from reactvl.evaluate.results import Scored
 from reactvl.heads.zero_shot import Ranking
+from reactvl.models import published
 
 HOSTILE = '<img src=x onerror=alert(1)> & "q"'
 
@@ -218,3 +220,21 @@ def test_published_figures_are_those_of_the_model_in_any_spelling():
     assert len({(one.task, one.of, one.model, one.method, one.shots) for one in published_figures.figures()}) == len(
         published_figures.figures()
     )
+
+
+def test_the_published_figures_in_the_docs_are_those_of_the_code():
+    """docs/results.md has a row a checkpoint and a row a way of adapting on ELEVATER, and calls nothing reproduced that is not."""
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    for release in published.RELEASES:
+        row = f"| `{release.model}:{release.tag}` | {release.top1} | {release.base_top1} | `{published_figures.base_of(release)}` |"
+        assert text.count(row) == 1
+    ways = {("zero-shot", None): "zero-shot", ("linear-probe", "5"): "linear probe, 5 shots", ("finetune", "5"): "fine-tuning, 5 shots",
+            ("linear-probe", "all"): "linear probe, all images", ("finetune", "all"): "fine-tuning, all images"}  # fmt: skip
+    for (method, shots), name in ways.items():
+        pair = [
+            one
+            for one in published_figures.figures()
+            if (one.task, one.method, one.shots) == ("elevater", method, shots)
+        ]
+        clip, react = sorted(pair, key=lambda one: one.value)
+        assert f"| {name} | ~{clip.value} | ~{react.value} |" in text and clip.eye and react.eye
