@@ -23,7 +23,7 @@ from reactvl.tasks import benchmarks
 FOLDER = "elevater"  # of an evaluation's folder: elevater/MODEL/WAY/DATASET.json
 DECIMALS = 6
 FULL = -1  # n_shot of the whole train split
-CELLS = 1 << 20  # probabilities turned into text at once
+CELLS = 1 << 17  # probabilities turned into text at once
 KEYS = (
     "model_name", "dataset_name", "num_trainable_params", "num_params", "num_visual_params", "num_backbone_params",
     "n_shot", "rnd_seeds", "predictions",

@@ -66,12 +66,12 @@ def merge(folder: Path) -> Path:
         archive.open(member, "w", force_zip64=True) as out,
     ):
         out.write(b'{"data":[')
-        shapes = {}
+        counts = {}
         for name in sorted(groups):
-            out.write(b"," if shapes else b"")
-            shapes[name] = write_entry(out, groups[name], bar.advance)
+            out.write(b"," if counts else b"")
+            counts[name] = write_entry(out, groups[name], bar.advance)
         out.write(b"]}\n")
-    report(target, groups, shapes)
+    report(target, groups, counts)
     return target
 
 
@@ -129,9 +129,9 @@ def value_of(path: Path, key: str, raw: msgspec.Raw) -> Any:
         raise ReactvlError(f"{path}: {key}: {fault}") from None
 
 
-def write_entry(out: IO[bytes], files: list[File], advance: Callable[[int], None]) -> tuple[int, int]:
-    """One data set's entry: the keys that its files share, then their predictions, seed by seed; returns how many images and
-    classes those are of."""
+def write_entry(out: IO[bytes], files: list[File], advance: Callable[[int], None]) -> int:
+    """One data set's entry: the keys that its files share, then their predictions, seed by seed; returns how many images
+    those are of."""
     files = sorted(files, key=lambda file: (file.keys["rnd_seeds"], file.path.name))
     out.write(msgspec.json.encode(shared(files))[:-1] + b',"predictions":')
     shape: tuple[int, int] | None = None  # images and classes of the first seed
@@ -160,7 +160,7 @@ def write_entry(out: IO[bytes], files: list[File], advance: Callable[[int], None
             other = next(count for count in images if count != shape[0])
             raise ReactvlError(f"{file.path}: predictions: a seed has {other:,} images, another has {shape[0]:,}")
     out.write(b"]]}")
-    return shape
+    return shape[0]
 
 
 def shared(files: list[File]) -> dict[str, Any]:
@@ -221,15 +221,13 @@ def malformed(file: File) -> ReactvlError:
     return ReactvlError(f"{file.path}: predictions are not lists of seeds x images x classes, every row of one length")
 
 
-def report(target: Path, groups: dict[str, list[File]], shapes: dict[str, tuple[int, int]]) -> None:
+def report(target: Path, groups: dict[str, list[File]], counts: dict[str, int]) -> None:
     """Say what the zip holds, and what the leaderboard will miss."""
-    for name, (images, classes) in shapes.items():
-        known = benchmarks.shipped(name) if name in benchmarks.names() else None
-        wanted = known and (known.test_images, len(known.classes))
-        if wanted and wanted != (images, classes):
+    for name, images in counts.items():
+        known = benchmarks.head(benchmarks.raw_of(name)).test_images if name in benchmarks.names() else None
+        if known not in (None, images):
             say(
-                f"evaluate: {name}: predictions of {images:,} images and {classes:,} classes; its test set has "
-                f"{wanted[0]:,} and {wanted[1]:,}, and the leaderboard takes no other"
+                f"evaluate: {name}: predictions of {images:,} images; its test set has {known:,}, and the leaderboard takes no other"
             )
     lacking = sorted(elevater() - set(groups))
     kinds = {file.keys["n_shot"] for files in groups.values() for file in files}
@@ -247,4 +245,8 @@ def report(target: Path, groups: dict[str, list[File]], shapes: dict[str, tuple[
 
 def elevater() -> set[str]:
     """The names of ELEVATER's 20 data sets: those with a place under its root, but for ImageNet."""
-    return {name for name in benchmarks.names() if name != IMAGENET and benchmarks.shipped(name).elevater is not None}
+    return {
+        name
+        for name in benchmarks.names()
+        if name != IMAGENET and benchmarks.head(benchmarks.raw_of(name)).elevater is not None
+    }
