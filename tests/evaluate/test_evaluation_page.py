@@ -132,6 +132,7 @@ def test_models_baselines_and_probes_stand_side_by_side(tmp_path):
     found = results_of(
         [one for one, _ in made], COLUMNS, mean_name="mean of 20",
         verdicts=[{"model": "gated-image", "against": verdict, "beats_all": False}],
+        baselines={"model": "ViT-B-32:openai", "pairs": 1200, "usable_pairs": 1199, "mix": 0.5},
         captions=[{"name": "flickr", "images": 5, "texts": 25, "skipped": 0,
                    "scores": {"gated-image": {"image_to_text": {"1": 0.9}, "text_to_image": {"1": 0.765}}}}],
     )  # fmt: skip
@@ -139,6 +140,7 @@ def test_models_baselines_and_probes_stand_side_by_side(tmp_path):
     html = written(tmp_path, found, [one for _, one in made])
     words = shown(html)
     assert "gated-image does not beat retrieved means" in words and "-1.0 [-5.0, 2.0]" in words
+    assert "with 1,200 retrieved pairs of which 1,199 could be read" in words
     assert "ViT-B-32:openai (base)" in words and "Linear-probe, 5 shots" in words and "mean of 20" in words
     assert "ViT-B-32:openai imagenet-1k 63.2 30.0 -33.2" in words  # published beside ours
     assert "ViT-B-32:openai mean of ELEVATER's 20 ~56.8 40.0 -16.8" in words

@@ -143,6 +143,10 @@ def verdicts(results: dict[str, Any]) -> Markup:
         cells = [against.get(label, {}).get("difference") for label in free]
         rows.append([verdict["model"], *("not compared" if cell is None else gain_text(cell) for cell in cells)])
     heads = ["difference in the mean to", *free]
+    if facts := results.get("baselines"):
+        text = "<p><small>The baselines are of {}, with {} retrieved pairs of which {} could be read.</small></p>"
+        pairs = (f"{facts[key]:,}" for key in ("pairs", "usable_pairs"))
+        said.append(Markup(text).format(facts["model"], *pairs))
     return Markup("").join(said) + data_table(heads, rows, right=range(1, len(heads)))
 
 
