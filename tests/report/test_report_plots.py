@@ -59,3 +59,24 @@ def test_smoothing_keeps_a_constant_and_the_mean_of_a_window():
     np.testing.assert_allclose(plots.smoothed(np.full(9, 2.0), 3), 2.0)
     np.testing.assert_allclose(plots.smoothed(np.arange(5.0), 1), [0.5, 1, 2, 3, 3.5])
     np.testing.assert_allclose(plots.smoothed(np.arange(5.0), 0), np.arange(5.0))
+
+
+def test_reliability_diagrams_draw_the_bins_that_hold_images():
+    bins = {"confidence": [0.1, None, 0.9], "accuracy": [0.2, None, 0.8], "count": [5, 0, 7]}
+    empty = {"confidence": [None], "accuracy": [None], "count": [0]}
+    html = plots.reliability_diagrams([(f"task {number}", {"base": bins, "tuned": bins}) for number in range(6)])
+    assert {"base", "tuned", *(f"task {number}" for number in range(6))} <= set(texts(html))
+    one = plots.reliability_diagrams([("alone", {"base": bins})])
+    assert "alone" in texts(one) and len(one) < len(html)
+    assert "nothing" in texts(plots.reliability_diagrams([("nothing", {"base": empty}), ("b", {})]))
+
+
+def test_a_model_keeps_its_colour_in_every_panel():
+    bins = {"confidence": [0.1, 0.9], "accuracy": [0.2, 0.8], "count": [5, 7]}
+    html = plots.reliability_diagrams([("a", {"x": bins, "y": bins}), ("b", {"y": bins})])
+    assert html.count("var(--c1)") > html.count("var(--c0)") > 0
+
+
+def test_confusions_say_how_often_and_need_no_picture():
+    html = plots.confusion_examples([("cat", "<dog>", "3 images, 9 by base", []), ("a", "b", "1 image", [])])
+    assert "&lt;dog&gt;" in html and "3 images, 9 by base" in html and "gallery" not in html
