@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +14,8 @@ from PIL import Image
 from reactvl.manifest import ReactvlError
 from reactvl.models.encoder import Encoder
 from reactvl.pool.images import to_pixels
-from reactvl.predict import predict
-from reactvl.predict.files import image_files
+from reactvl.predict import parts, predict
+from reactvl.predict.answering import ranked
 from reactvl.tasks.templates import read_templates
 
 CLASSES = ["red panda", "ox, wild", '"crab"', "a", "b", "c"]
@@ -43,7 +45,7 @@ def photos(tmp_path):
 
 def run(model, photos, out, **options):
     options = {"classes": CLASSES, "templates": "simple", "precision": "fp32", "device": "cpu"} | options
-    return predict(model, str(photos), out=out, **options)
+    return predict(model, photos, out=out, **options)
 
 
 def test_parquet_and_csv_agree_with_the_model(model, photos, tmp_path):
@@ -121,9 +123,12 @@ def test_bad_options_end_in_one_clear_line(model, photos, tmp_path):
     there = tmp_path / "there.csv"
     there.write_text("mine")
     for changed, message in (
-        ({"out": tmp_path / "p.txt"}, "takes a .parquet or a .csv"),
+        ({"out": tmp_path / "p.txt"}, "takes a .parquet, a .csv or a .jsonl"),
         ({"out": there}, "exists; pass --overwrite"),
         ({"classes": []}, "no class name"),
+        ({"classes": None}, "name the --classes"),
+        ({"threshold": 1.5}, "threshold 1.5: a probability is from 0 to 1"),
+        ({"photos": []}, "nothing given"),
         ({"templates": "a photo"}, "template"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"model": "no/model"}, "no such model folder"),
@@ -136,18 +141,137 @@ def test_bad_options_end_in_one_clear_line(model, photos, tmp_path):
     assert there.read_text() == "mine"
 
 
-def test_files_by_folder_pattern_and_name(photos):
-    assert [path.name for path in image_files(str(photos))] == ["a, b.PNG", "b.png", "bad.jpg", "c.jpg", "ü.webp"]
-    assert [path.name for path in image_files(str(photos / "*.png"))] == ["b.png"]
-    assert [path.name for path in image_files(str(photos / "**/*.jpg"))] == ["bad.jpg", "c.jpg"]
-    b, notes = photos / "b.png", photos / "notes.txt"
-    assert image_files([str(b), str(notes), str(b)]) == [b, notes]
-    odd = photos / "[1].png"
-    odd.write_bytes(b"")
-    assert image_files(str(odd)) == [odd]
-    for bad, message in (([], "nothing given"), (str(photos / "*.gif"), "matches no file")):
+def lines_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_lines_in_a_file_and_on_standard_output_agree_with_parquet(model, photos, tmp_path, capsys, monkeypatch):
+    wanted = pq.read_table(run(model, photos, tmp_path / "p.parquet")).to_pylist()
+    written = lines_of(run(model, photos, tmp_path / "p.jsonl").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(sorted(map(str, photos.rglob("*.*")))).encode()))
+    )
+    run(model, "-", "-")
+    said = capsys.readouterr()
+    for rows in (written, sorted(lines_of(said.out), key=lambda row: row["path"])):
+        assert [(row["path"], row["class"]) for row in rows] == [(row["path"], row["class"]) for row in wanted]
+        for row, other in zip(rows, wanted, strict=True):
+            assert row["probability"] == pytest.approx(other["probability"], rel=1e-6)
+            assert [choice["class"] for choice in row["top5"]] == [choice["class"] for choice in other["top5"]]
+    assert f"{photos / 'bad.jpg'} skipped (not an image" in said.err
+    assert f"{photos / 'notes.txt'} skipped" in said.err and "4 images, 6 classes -> stdout" in said.err
+
+
+def test_below_the_threshold_an_image_has_no_class_but_its_five(model, photos, tmp_path, capsys):
+    sure = pq.read_table(run(model, photos, tmp_path / "all.parquet")).to_pylist()
+    bound = sorted(row["probability"] for row in sure)[2]
+    capsys.readouterr()
+    for name in ("p.parquet", "p.csv", "p.jsonl"):
+        out = run(model, photos, tmp_path / name, threshold=bound)
+        assert "4 images, 6 classes, 2 below 0." in capsys.readouterr().out
+        if name.endswith("parquet"):
+            rows = pq.read_table(out).to_pylist()
+        elif name.endswith("csv"):
+            with open(out, newline="", encoding="utf-8") as file:
+                rows = [row | {"class": row["class"] or None} for row in csv.DictReader(file)]
+        else:
+            rows = lines_of(out.read_text())
+        kept = [row["class"] if row["probability"] >= bound else None for row in sure]
+        assert [row["class"] for row in rows] == kept and kept.count(None) == 2
+        assert [float(row["probability"]) for row in rows] == pytest.approx(
+            [row["probability"] for row in sure], abs=1e-6
+        )
+        assert all(len(row["top5"]) == 5 for row in rows if not name.endswith("csv"))
+
+
+def test_a_stopped_run_goes_on_behind_its_last_part(model, photos, tmp_path, monkeypatch):
+    """Two parts of two images are kept when the run is stopped; the same command encodes the rest alone, and the file is
+    the one of a run at a stretch. Another batch size is another request."""
+    for number in range(10, 14):
+        (photos / f"{number}.png").write_bytes(picture(number))
+    whole = run(model, photos, tmp_path / "whole.csv", batch_size=2).read_bytes()
+    skipped = (tmp_path / "whole.csv.skipped.csv").read_bytes()
+    monkeypatch.setattr(parts, "PART", 2)
+    calls, original = [], Encoder.images
+
+    def counting(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return original(self, pixels)
+
+    monkeypatch.setattr(Encoder, "images", counting)
+    for batch_size, encoded in ((2, 4), (3, 8)):
+        stop, out = 3, tmp_path / f"{batch_size}.csv"
+        with pytest.raises(KeyboardInterrupt):
+            run(model, photos, out, batch_size=2)
+        assert not out.exists() and (tmp_path / f".{out.name}.work").is_dir()
+        stop = None
+        calls.clear()
+        run(model, photos, out, batch_size=batch_size)
+        assert sum(calls) == encoded  # of eight that can be read
+        calls.clear()
+        assert sorted(path.name for path in tmp_path.glob(f"*{out.name}*")) == [out.name, f"{out.name}.skipped.csv"]
+        if batch_size == 2:
+            assert out.read_bytes() == whole
+            assert (tmp_path / f"{out.name}.skipped.csv").read_bytes() == skipped
+
+
+def test_a_damaged_part_is_answered_anew(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 2)
+    monkeypatch.setattr(parts.Parts, "drop", lambda self: None)
+    whole = run(model, photos, tmp_path / "p.csv", batch_size=2).read_bytes()
+    kept = sorted((tmp_path / ".p.csv.work").rglob("*.npz"))
+    assert [path.name for path in kept] == ["0000000.npz", "0000002.npz"]
+    kept[1].write_bytes(kept[1].read_bytes()[:100])
+    assert run(model, photos, tmp_path / "p.csv", batch_size=2, overwrite=True).read_bytes() == whole
+
+
+def test_pictures_in_shards_answer_as_their_files_do(model, photos, tmp_path):
+    import tarfile
+
+    good = ["b.png", "deeper/c.jpg"]
+    with tarfile.open(tmp_path / "0.tar", "w") as file:
+        for name in good:
+            file.add(photos / name, arcname=name)
+    rows = pq.read_table(run(model, tmp_path / "0.tar", tmp_path / "tar.parquet")).to_pylist()
+    files = pq.read_table(run(model, [photos / name for name in good], tmp_path / "files.parquet")).to_pylist()
+    assert [row.pop("path") for row in rows] == [f"{tmp_path}/0.tar/{name}" for name in good]
+    assert [{key: row[key] for key in row if key != "path"} for row in files] == rows
+
+
+def test_an_onnx_file_answers_as_its_model_does(model, photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from reactvl.models import load, onnx
+
+    (tmp_path / "out").mkdir()
+    onnx.write(load(model), CLASSES, read_templates("simple"), tmp_path / "out" / "model.onnx")
+    wanted = pq.read_table(run(model, photos, tmp_path / "torch.parquet")).to_pylist()
+    alone = {"classes": None, "templates": None, "precision": "auto"}
+    for given in (tmp_path / "out", tmp_path / "out" / "model.onnx"):
+        rows = pq.read_table(run(given, photos, tmp_path / "onnx.parquet", overwrite=True, **alone)).to_pylist()
+        assert [(row["path"], row["class"]) for row in rows] == [(row["path"], row["class"]) for row in wanted]
+        odds = [[choice["probability"] for choice in row["top5"]] for row in (*rows, *wanted)]
+        assert np.abs(np.array(odds[: len(rows)]) - odds[len(rows) :]).max() < 1e-3
+    run(tmp_path / "out", photos, tmp_path / "agreeing.csv")  # with the classes and templates that are its own
+    for changed, message in (
+        ({"classes": CLASSES[:-1]}, "has 6 classes, 5 are given; they are part of the file"),
+        ({"classes": [*CLASSES[:-1], "d"]}, r"its classes differ from those given \(classes\[5\] is 'c', not 'd'\)"),
+        ({"templates": "openai"}, "its templates differ"),
+        ({"precision": "bf16"}, "computes in fp32"),
+    ):
         with pytest.raises(ReactvlError, match=message):
-            image_files(bad)
-    (photos / "none").mkdir()
-    with pytest.raises(ReactvlError, match="no image in the folder"):
-        image_files(str(photos / "none"))
+            run(tmp_path / "out", photos, tmp_path / "no.csv", **alone | changed)
+    assert not (tmp_path / "no.csv").exists()
+
+
+@pytest.mark.parametrize(("rows", "classes", "k"), [(4, 9, 5), (3, 2, 5), (0, 3, 5), (2, 1, 1)])
+def test_ranking_is_a_stable_sort_of_the_logits(rows, classes, k):
+    logits = np.random.default_rng(rows).integers(0, 4, (rows, classes)).astype(np.float32)  # many ties
+    found, odds = ranked(logits, k)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    exact = np.exp(logits.astype(np.float64))
+    exact /= exact.sum(axis=1, keepdims=True)
+    assert np.array_equal(found, order)
+    assert odds == pytest.approx(np.take_along_axis(exact, order, axis=1), rel=1e-5)

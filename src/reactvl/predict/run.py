@@ -1,31 +1,27 @@
-"""One prediction run: which images, their classes, and the file."""
+"""One prediction run: which pictures, what answers, and the file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reactvl.heads.features import Clock, encode_images
-from reactvl.heads.zero_shot import rank, zero_shot_head
-from reactvl.manifest import ReactvlError
-from reactvl.models import load
-from reactvl.models.encoder import Encoder, choose_device, choose_precision
-from reactvl.pool.images import BadImage
-from reactvl.predict.files import image_files
-from reactvl.predict.tables import Row, SkippedList, writer
+from reactvl import __version__
+from reactvl.heads.features import Clock
+from reactvl.manifest import ReactvlError, sha256_json
+from reactvl.predict.answering import answering, answers
+from reactvl.predict.parts import Answers, Parts
+from reactvl.predict.pictures import pictures
+from reactvl.predict.tables import STDOUT, Row, skipped_list, tell, writer
 from reactvl.progress import progress, say
-from reactvl.tasks.classes import read_classes
-from reactvl.tasks.templates import read_templates
-
-TOP = 5
 
 
 def classify(
     model: Any,
-    images: str | Path | list[str],
+    images: str | Path | Sequence[str | Path],
     *,
-    classes: str | list[str],
+    classes: str | Sequence[str] | None,
     out: Path,
-    templates: str | list[str],
+    templates: str | Sequence[str] | None,
+    threshold: float | None,
     batch_size: int,
     precision: str,
     device: str,
@@ -35,44 +31,39 @@ def classify(
     """See `reactvl.predict.predict`."""
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ReactvlError(f"batch_size {batch_size}, workers {workers}: must be 1 or more")
-    table = writer(out, overwrite)
-    precision = choose_precision(precision, choose_device(device))
-    names = read_classes(classes)
-    prompts = read_templates(templates)
-    paths = image_files(images)
-    encoder = Encoder(load(model), device=device, precision=precision)
-    head = zero_shot_head(encoder, names, prompts)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ReactvlError(f"threshold {threshold}: a probability is from 0 to 1")
+    to_file = str(out) != STDOUT
+    table, skipped = writer(out, overwrite), skipped_list(out)
+    ready = answering(model, classes, templates, device=device, precision=precision)
+    given = pictures(images)
+    by = ready()
 
-    clock, read, skipped = Clock(), reading(paths), SkippedList(out.with_name(out.name + ".skipped.csv"))
-    with progress("predicting", len(paths), "images") as bar, table, skipped:
-        for batch in encode_images(
-            encoder, read, range(len(paths)), batch_size=batch_size, threads=workers, clock=clock
-        ):
-            ranking = rank(batch.vectors, head, TOP)
-            table.write(rows(paths, batch.rows, ranking, names))
-            skipped.write([(paths[row], reason) for row, reason in batch.bad])
-            bar.advance(len(batch.rows) + len(batch.bad), f"waiting for data {clock.waiting:.0%}")
+    clock, unsure = Clock(), 0
+    parts = Parts(out if to_file else None, sha256_json([__version__, by.sha256, given.sha256, batch_size]))
+    with progress("predicting", len(given), "images") as bar, table, skipped:
+        skipped.write(given.faults)
+        for some, resumed in answers(by, given, parts, batch_size=batch_size, threads=workers, clock=clock):
+            made = list(rows(given.names, some, by.classes, threshold))
+            unsure += sum(row.name is None for row in made)
+            table.write(made)
+            skipped.write([(given.names[row], reason) for row, reason in some.bad])
+            bar.advance(some.stop - some.start, f"waiting for data {clock.waiting:.0%}", resumed=resumed)
         if not table.count:
             path, reason = skipped.first
-            raise ReactvlError(f"predict: none of {len(paths):,} images could be read ({path}: {reason})")
-    say(f"predict: {table.count:,} images, {len(names):,} classes -> {out}")
+            raise ReactvlError(f"predict: none of {skipped.count:,} images could be read ({path}: {reason})")
+    parts.drop()
+    closing = say if to_file else tell  # standard output holds the lines, and nothing else
+    below = "" if threshold is None else f", {unsure:,} below {threshold:g} and left without a class"
+    closing(f"predict: {table.count:,} images, {len(by.classes):,} classes{below} -> {out if to_file else 'stdout'}")
     if skipped.count:
-        say(f"predict: {skipped.count:,} images skipped; listed in {skipped.path}")
+        closing(f"predict: {skipped.count:,} images skipped; listed {skipped.where}")
     return out
 
 
-def reading(paths: list[Path]):
-    """`read(row)` for `encode_images`: a file that cannot be opened is one bad image, not the end of the run."""
-
-    def read(row: int) -> bytes:
-        try:
-            return paths[row].read_bytes()
-        except OSError as fault:
-            raise BadImage("unreadable file", str(fault.strerror)) from None
-
-    return read
-
-
-def rows(paths: list[Path], at: list[int], ranking: Any, names: list[str]) -> Iterator[Row]:
-    for row, classes, odds in zip(at, ranking.classes.tolist(), ranking.probabilities.tolist(), strict=True):
-        yield Row(str(paths[row]), [(names[index], chance) for index, chance in zip(classes, odds, strict=True)])
+def rows(names: list[str], some: Answers, classes: list[str], threshold: float | None) -> Iterator[Row]:
+    """What the file says of each picture; the class is None where its probability is below the threshold."""
+    for row, best, odds in zip(some.rows.tolist(), some.classes.tolist(), some.probabilities.tolist(), strict=True):
+        ranking = [(classes[index], chance) for index, chance in zip(best, odds, strict=True)]
+        sure = threshold is None or odds[0] >= threshold
+        yield Row(names[row], ranking[0][0] if sure else None, ranking)

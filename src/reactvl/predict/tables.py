@@ -1,19 +1,25 @@
-"""Writers of predictions: parquet and CSV, a batch at a time, whole or not at all."""
+"""Writers of predictions: parquet, CSV and JSON lines, a batch at a time; a file is whole or absent."""
 
 import abc
 import contextlib
 import csv
+import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from reactvl.manifest import ReactvlError, replacing
 
+STDOUT = "-"
+
 
 class Row(NamedTuple):
-    """An image and its likeliest classes, best first: (class, probability) each."""
+    """An image, its class (None where none is likely enough), and its likeliest classes, best first: (class,
+    probability) each."""
 
     path: str
+    name: str | None
     ranked: list[tuple[str, float]]
 
 
@@ -48,16 +54,16 @@ class Table(abc.ABC):
 
 
 class CsvTable(Table):
-    """UTF-8 CSV: path, class, probability, top5 as `red panda:0.913; raccoon:0.052`."""
+    """UTF-8 CSV: path, class (empty for none), probability, top5 as `red panda:0.913; raccoon:0.052`."""
 
     def open(self, part: Path) -> None:
         self.lines = csv.writer(self.stack.enter_context(text_file(part)))
         self.lines.writerow(["path", "class", "probability", "top5"])
 
     def add(self, rows: list[Row]) -> None:
-        for path, ranked in rows:
+        for path, chosen, ranked in rows:
             top5 = "; ".join(f"{name}:{chance:.3f}" for name, chance in ranked)
-            self.lines.writerow([path, ranked[0][0], f"{ranked[0][1]:.6f}", top5])
+            self.lines.writerow([path, chosen or "", f"{ranked[0][1]:.6f}", top5])
 
 
 class ParquetTable(Table):
@@ -80,10 +86,7 @@ class ParquetTable(Table):
         self.stack.callback(self.flush)
 
     def add(self, rows: list[Row]) -> None:
-        for path, ranked in rows:
-            top5 = [{"class": name, "probability": chance} for name, chance in ranked]
-            path = path.encode("utf-8", "replace").decode()  # a file name that is no UTF-8 cannot stand in parquet
-            self.rows.append({"path": path, "class": ranked[0][0], "probability": ranked[0][1], "top5": top5})
+        self.rows += [entry(row) for row in rows]
         if len(self.rows) >= ROW_GROUP:
             self.flush()
 
@@ -98,43 +101,126 @@ class ParquetTable(Table):
 ROW_GROUP = 16_384
 
 
-class SkippedList:
-    """`OUT.skipped.csv`, path and reason; absent when nothing was skipped. `first` is the first of them."""
+class JsonTable(Table):
+    """JSON lines, UTF-8: {"path", "class" (null for none), "probability", "top5": [{"class", "probability"}, ...]}."""
 
-    def __init__(self, path: Path):
-        self.path, self.count, self.first = path, 0, ("", "")
+    def open(self, part: Path) -> None:
+        self.file = self.stack.enter_context(text_file(part))
+
+    def add(self, rows: list[Row]) -> None:
+        self.file.writelines(line(row) for row in rows)
+
+
+class Printed(Table):
+    """The same lines on standard output, as they come."""
+
+    def __enter__(self):
+        return self
+
+    def open(self, part: Path) -> None:
+        """Standard output is open."""
+
+    def add(self, rows: list[Row]) -> None:
+        sys.stdout.writelines(line(row) for row in rows)
+        sys.stdout.flush()
+
+
+def line(row: Row) -> str:
+    return json.dumps(entry(row), ensure_ascii=False) + "\n"
+
+
+def entry(row: Row) -> dict[str, Any]:
+    """A row as nested values; a file name that is no UTF-8 can stand in none of these files, and is written with `?`."""
+    return {
+        "path": row.path.encode("utf-8", "replace").decode(),
+        "class": row.name,
+        "probability": row.ranked[0][1],
+        "top5": [{"class": name, "probability": chance} for name, chance in row.ranked],
+    }
+
+
+class Skipped(abc.ABC):
+    """What could not be read, while it is listed: a context manager; `first` (path, reason) is the first of `count`."""
+
+    where = ""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ("", "")
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *fault):
-        if not self.count and fault[0] is None:
-            self.path.unlink(missing_ok=True)  # an earlier run's list does not belong to the new file
         return self.stack.__exit__(*fault)
 
-    def write(self, rows: list[tuple[Path, str]]) -> None:
+    def write(self, rows: list[tuple[str, str]]) -> None:
         if rows and not self.count:
-            self.first = (str(rows[0][0]), rows[0][1])
-            part = self.stack.enter_context(replacing(self.path))
-            file = self.stack.enter_context(text_file(part))
-            self.lines = csv.writer(file)
-            self.lines.writerow(["path", "reason"])
+            self.first = rows[0]
+            self.begin()
         for path, reason in rows:
-            self.lines.writerow([str(path), reason])
+            self.add(path, reason)
         self.count += len(rows)
+
+    def begin(self) -> None:  # noqa: B027 - not every list has a head
+        """There is something to list."""
+
+    @abc.abstractmethod
+    def add(self, path: str, reason: str) -> None:
+        """List one."""
+
+
+class SkippedList(Skipped):
+    """`OUT.skipped.csv`, path and reason; absent when nothing was skipped."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path, self.where = path, f"in {path}"
+
+    def __exit__(self, *fault):
+        if not self.count and fault[0] is None:
+            self.path.unlink(missing_ok=True)  # an earlier run's list does not belong to the new file
+        return super().__exit__(*fault)
+
+    def begin(self) -> None:
+        part = self.stack.enter_context(replacing(self.path))
+        self.lines = csv.writer(self.stack.enter_context(text_file(part)))
+        self.lines.writerow(["path", "reason"])
+
+    def add(self, path: str, reason: str) -> None:
+        self.lines.writerow([path, reason])
+
+
+class SkippedAloud(Skipped):
+    """Lines on standard error, where the predictions go to standard output."""
+
+    where = "above"
+
+    def add(self, path: str, reason: str) -> None:
+        tell(f"predict: {path} skipped ({reason})")
+
+
+def tell(text: str) -> None:
+    """A line that is no result, beside results on standard output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def text_file(path: Path) -> TextIO:
     return path.open("w", newline="", encoding="utf-8", errors="replace")
 
 
+def skipped_list(out: Path) -> Skipped:
+    return SkippedAloud() if str(out) == STDOUT else SkippedList(out.with_name(out.name + ".skipped.csv"))
+
+
 def writer(path: Path, overwrite: bool) -> Table:
     """The writer that the file's extension asks for; ReactvlError for another extension and for a file that is
     there."""
-    kinds = {".csv": CsvTable, ".parquet": ParquetTable}
+    if str(path) == STDOUT:
+        return Printed(path)
+    kinds = {".csv": CsvTable, ".parquet": ParquetTable, ".jsonl": JsonTable, ".ndjson": JsonTable}
     if path.suffix.lower() not in kinds:
-        raise ReactvlError(f"{path}: --out takes a .parquet or a .csv file")
+        raise ReactvlError(f"{path}: --out takes a .parquet, a .csv or a .jsonl file, or - for standard output")
     if path.is_dir():
         raise ReactvlError(f"{path}: is a folder; --out takes a file")
     if path.exists() and not overwrite:
