@@ -21,6 +21,7 @@ ORDER = (
     "retrieve_stage",
     "augmentation",
     "customize",
+    "evaluate",
     "vectors",
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 HOME = Path(__file__).parents[2]
-QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation", "customize")
+QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation", "customize", "evaluate")
 
 
 def run(script: str, *args: str | Path) -> str:
