@@ -45,7 +45,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-BENCHMARKS := photographs decoding pool_access embeddings_io embed exact_search index_build approximate_search interactive retrieve_stage augmentation customize evaluate
+BENCHMARKS := photographs decoding pool_access embeddings_io embed exact_search index_build approximate_search interactive retrieve_stage augmentation customize evaluate fashion_mnist
 
 bench: install
 	$(BIN)/python benchmarks/environments/make.py

@@ -22,6 +22,7 @@ ORDER = (
     "augmentation",
     "customize",
     "evaluate",
+    "fashion_mnist",
     "vectors",
 )
 

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 HOME = Path(__file__).parents[2]
-QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation", "customize", "evaluate")
+QUICK = (
+    "pool_access",
+    "embeddings_io",
+    "embed",
+    "exact_search",
+    "augmentation",
+    "customize",
+    "evaluate",
+    "fashion_mnist",
+)
 
 
 def run(script: str, *args: str | Path) -> str:
