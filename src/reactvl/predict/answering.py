@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from reactvl.heads.features import Clock, encode_images
-from reactvl.heads.zero_shot import logits, softmax, zero_shot_head
+from reactvl.heads.zero_shot import Ranking, logits, ranked, with_odds, zero_shot_head
 from reactvl.manifest import ReactvlError, sha256_json
 from reactvl.models import load
 from reactvl.models.encoder import Encoder, choose_device, choose_precision
@@ -82,24 +82,16 @@ def answers(
     for kept in parts.kept():
         done = kept.stop
         yield kept, True
-    rows = range(done, len(pictures))
-    for batch in encode_images(by.encoder, pictures.read, rows, batch_size=batch_size, threads=threads, clock=clock):
-        classes, odds = ranked(by.score(batch.vectors), TOP)
-        answer = Answers(
-            done, done + len(batch.rows) + len(batch.bad), np.array(batch.rows, np.int64), classes, odds, batch.bad
-        )
+    left = range(done, len(pictures))
+    for batch in encode_images(by.encoder, pictures.read, left, batch_size=batch_size, threads=threads, clock=clock):
+        stop, best = done + len(batch.rows) + len(batch.bad), likeliest(by.score(batch.vectors))
+        rows = np.array(batch.rows, np.int64)
+        answer = Answers(done, stop, rows, best.classes, best.probabilities, batch.bad)
         done = answer.stop
         parts.add(answer)
         yield answer, False
 
 
-def ranked(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` likeliest classes int32 (N, k), best first, with their probabilities float32 (N, k), of logits (N, C); of
-    equal logits the first class comes first."""
-    left, odds, rows = scores.copy(), softmax(scores), np.arange(len(scores))
-    k = min(k, scores.shape[1])
-    classes = np.empty((len(scores), k), np.int32)
-    for place in range(k):  # by logits, because small probabilities underflow to ties
-        classes[:, place] = left.argmax(axis=1)
-        left[rows, classes[:, place]] = -np.inf
-    return classes, odds[rows[:, None], classes].astype(np.float32)
+def likeliest(scores: np.ndarray) -> Ranking:
+    """The TOP likeliest classes of logits (N, C), which are used up."""
+    return ranked(*scores.shape, TOP, lambda rows: with_odds(scores[rows]))
