@@ -8,8 +8,8 @@ class is the photograph that a crop is from, so that the answers mean something.
 text projection is fitted so that the prompts of a class come out near the mean of its crops. open_clip's loop is its
 `open_clip_train.zero_shot.run` over torchvision's ImageFolder with its transform, behind `build_zero_shot_classifier`, in
 fp32, with the best of 0, 1 and 2 DataLoader workers; it runs in our environment on the same torch. All start with the model
-loaded and end with the score; ours also writes its predictions, intervals and report, and keeps the image features.
-
+loaded and end with the score; ours also writes its predictions, intervals and report, and keeps the image features. What
+is measured of the probes' sweep stands in `probe_rows.py`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from unittest import mock
 import measuring
 import numpy as np
 import photographs
+import probe_rows
 import torch
 import towers
 from environments.make import interpreter
@@ -54,13 +55,15 @@ SHARDS = 4
 def main() -> None:
     options = measuring.parser(__doc__)
     options.add_argument("--images", type=int, default=960)
+    options.add_argument("--every", type=int, default=1, help="of scikit-learn's penalties, those that are timed")
     photographs.options(options)
-    given = measuring.parsed(options, {"images": 24})
+    given = measuring.parsed(options, {"images": 24, "every": 8})
     report = measuring.Report(
         "evaluate",
-        f"zero-shot evaluation, ViT-B/32, {given.images} JPEGs of 384 px, from the loaded model to the score",
+        f"zero-shot evaluation, ViT-B/32, {given.images} JPEGs of 384 px, from the loaded model to the score; the sweep of a "
+        "linear probe",
         given,
-        minutes=12,
+        minutes=18,
         differences=DIFFERENCES,
     )
     crops = photographs.given_crops(given)
@@ -71,6 +74,7 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
     speed(report, given, data, model, home, work)
     report.note(f"{len(crops)} distinct crops in {len(classes_of(crops))} classes, {len(TEMPLATES)} templates.")
+    probe_rows.rows(report, every=given.every)
     report.finish()
     shutil.rmtree(work, ignore_errors=True)
 
