@@ -233,10 +233,13 @@ def test_pictures_in_shards_answer_as_their_files_do(model, photos, tmp_path):
 
     good = ["b.png", "deeper/c.jpg"]
     with tarfile.open(tmp_path / "0.tar", "w") as file:
-        for name in good:
+        for name in (*good, "bad.jpg", "notes.txt"):
             file.add(photos / name, arcname=name)
     rows = pq.read_table(run(model, tmp_path / "0.tar", tmp_path / "tar.parquet")).to_pylist()
     files = pq.read_table(run(model, [photos / name for name in good], tmp_path / "files.parquet")).to_pylist()
+    with open(tmp_path / "tar.parquet.skipped.csv", newline="") as file:
+        skipped = [(row["path"], row["reason"][:8]) for row in csv.DictReader(file)]
+    assert skipped == [(f"{tmp_path}/0.tar/notes", "no image"), (f"{tmp_path}/0.tar/bad.jpg", "not an i")]
     assert [row.pop("path") for row in rows] == [f"{tmp_path}/0.tar/{name}" for name in good]
     assert [{key: row[key] for key in row if key != "path"} for row in files] == rows
 
