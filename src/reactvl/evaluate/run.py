@@ -241,7 +241,10 @@ def caption_results(
 
 
 def is_customized(one: Candidate, base: Candidate) -> bool:
-    """Whether a model says that it was made by `customize`, or is the base's text tower with other images' eyes."""
+    """Whether a model says that it was made by `customize`, or has the base's text tower and another image tower; those of
+    a sweep are between models, not models of their own."""
+    if one.share is not None:
+        return False
     return one.customization is not None or (one.text_sha256 == base.text_sha256 and one.id.sha256 != base.id.sha256)
 
 

@@ -27,7 +27,10 @@ class Scores:
     def results(self) -> dict[str, Any]:
         """`results.json`: models, columns, tasks with their scores (fractions), means, intervals, image-text retrieval,
         and which customized models beat the label-free baselines."""
-        return json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+        found = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+        if "columns" not in found:
+            raise ReactvlError(f"{self.folder}: was made by an older version; run `reactvl evaluate --overwrite` again")
+        return found
 
     def table(self) -> str:
         """Scores in percent as plain text: a row a task and their mean, a column a model or label-free baseline, gains
