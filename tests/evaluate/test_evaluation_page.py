@@ -204,7 +204,7 @@ def test_a_page_of_captions_alone(tmp_path):
 def test_twenty_one_tasks_of_five_models_are_one_page_of_bounded_size(tmp_path):
     rng = np.random.default_rng(2)
     columns = [column("base"), *(column(f"model {number}", "base") for number in range(4))]
-    made = [task_of(f"task {number}", 1000 if number == 0 else 40, 400, columns, rng) for number in range(21)]
+    made = [task_of(f"task {number}", 1000 if number == 0 else 10, 400, columns, rng) for number in range(21)]
     html = written(tmp_path, results_of([one for one, _ in made], columns), [one for _, one in made])
     assert len(html.encode()) < 6_000_000
     assert 100 < html.count("<img ") <= 2 * examples.PICTURES
