@@ -157,8 +157,8 @@ def notes(report: measuring.Report, given: argparse.Namespace, each, theirs, ans
         apart = [theirs.margins[image] for image, one in theirs.predicted.items() if predicted[image] != one]
         if apart:
             report.note(
-                f"{name}: {len(apart)} of {given.images} predictions differ, all of them near ties: in open_clip's logits the "
-                f"best two classes are at most {max(apart):.3f} apart (over all images {theirs.typical:.2f} in the median)."
+                f"{name}: {len(apart)} of {given.images} predictions differ; of these images open_clip's best two logits are at most "
+                f"{max(apart):.3f} apart (of all images {theirs.typical:.2f} in the median)."
             )
     rates = ", ".join(f"{name} {1000 / value:.1f}" for name, value in each.items())
     report.note(f"Images a second: {rates}. open_clip's DataLoader had {workers} workers; top-1 {theirs.accuracy:.1%}.")
