@@ -17,7 +17,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "index": ("reactvl.index", "index", "a FAISS index over embeddings, its recall measured"),
     "retrieve": ("reactvl.retrieve", "retrieve", "the pairs of a pool that belong to your classes"),
     "customize": ("reactvl.customize", "customize", "train a CLIP model on retrieved pairs"),
-    "evaluate": ("reactvl.evaluate", "evaluate", "zero-shot accuracy of models on labelled tasks"),
+    "evaluate": ("reactvl.evaluate", "evaluate", "scores of models on labelled tasks, beside label-free baselines"),
     "predict": ("reactvl.predict", "predict", "classes of your own images"),
     "pack": ("reactvl.pack", "pack", "img2dataset's outputs, folders of pictures and CSVs into a pool of shards"),
     "catalog": ("reactvl.catalog", "catalog", "what is in a pool, without a model: places, captions, fields, hashes"),

@@ -233,9 +233,10 @@ def check(recipe: Recipe) -> None:
         configure(options(each).get("aug_cfg", []))
     if recipe.evaluate is not None:
         given = options(recipe.evaluate)
-        if "data" not in given:
-            raise ReactvlError("recipe: [evaluate] lacks `data`: the folder of the tasks")
-        find(given.get("tasks"), Path(given["data"]))
+        if not {"data", "imagenet_val"} & set(given):
+            raise ReactvlError("recipe: [evaluate] lacks `data`: the folder of the tasks (or `imagenet_val`)")
+        chosen = {name: given[name] for name in ("classes", "templates", "imagenet_val") if name in given}
+        find(given.get("tasks"), given.get("data"), **chosen)
 
 
 def as_toml(recipe: Recipe) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from reactvl.evaluate import page as evaluation
+from reactvl.evaluate import score_tables
 from reactvl.handles.pairs import Pairs
 from reactvl.handles.scores import Scores
 from reactvl.manifest import read_manifest
@@ -27,11 +28,13 @@ def write_summary(run: Path) -> None:
         f"{len(pairs.classes):,} classes from {len(pairs.embeddings):,} pairs",
         f"{labels[0]}, customized to class names alone: {len(pairs):,} pairs retrieved, no label used",
     )
-    page.section("Scores", evaluation.scores(results, labels), intro=evaluation.score_note(results))
+    page.section("Scores", score_tables.scores(results), intro=score_tables.intro(results))
+    if verdicts := score_tables.verdicts(results):
+        page.section("Against label-free baselines", verdicts, intro=score_tables.VERDICTS)
     if len(labels) > 1:
         page.section(
             "Gains",
-            evaluation.gains(results, labels),
+            score_tables.gains(results),
             intro="Points over the first model. An interval that does not reach 0 is a difference beyond chance.",
         )
     tuned = [Path(model["name"]) / "metrics.jsonl" for model in results["models"][1:]]  # the table's order, and colours
@@ -40,7 +43,7 @@ def write_summary(run: Path) -> None:
     if len(labels) > 1:
         page.section(
             "Classes",
-            evaluation.classes(results, labels),
+            evaluation.classes(results, labels, evaluation.best(results, labels)),
             intro="How much more of each class is found than by the first model.",
         )
     page.section(

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from reactvl.clip_imports import open_clip
 from reactvl.manifest import Manifest, ModelId, ReactvlError, input_path, read_manifest
 from reactvl.models import load, names
+from reactvl.models.encoder import text_sha256
 from reactvl.models.interpolation import interpolated
 from reactvl.models.model import Model
-from reactvl.models.weights import digest
 
 KEPT_BYTES = 4_000_000_000  # weights that may wait in memory for their turn; above it a model is loaded again
 
@@ -124,12 +124,11 @@ def candidate(label: str, given: str | Model, loaded: Model, before: Sequence[Ca
     """A model identified; it waits in memory for its turn where there is room beside those `before` it."""
     state = loaded.net.state_dict()
     used = sum(size(one.kept) for one in before if one.kept) + size(loaded)
-    text = {name: tensor for name, tensor in state.items() if not name.startswith(("visual.", "logit_"))}
     return Candidate(
         label=label,
         given=given,
         id=loaded.id,
-        text_sha256=digest(text, loaded.config["model_cfg"]["text_cfg"]),
+        text_sha256=text_sha256(state, loaded.config),
         parameters=sum(parameter.numel() for parameter in loaded.net.parameters()),
         visual_parameters=sum(parameter.numel() for parameter in loaded.net.visual.parameters()),
         image_size=loaded.image_size,

@@ -9,7 +9,7 @@ import numpy as np
 
 from reactvl.evaluate.columns import Column
 from reactvl.heads.calibration import reliability
-from reactvl.heads.intervals import Interval, Paired, Per, paired_interval_of_mean
+from reactvl.heads.intervals import Interval, Paired, Per, clusters_of, paired_interval_of_mean
 from reactvl.heads.metrics import METRICS, mean_per_class, recalls, top_k_accuracy
 from reactvl.heads.zero_shot import Ranking, rank_scores
 from reactvl.manifest import ReactvlError
@@ -226,8 +226,8 @@ def compared(one: Scored, base: str, label: str) -> Paired | tuple[np.ndarray, n
     """What is drawn again of a task: which images are right, or where the metric ranks images their probabilities."""
     if one.task.metric in BY_PROBABILITY:
         return Paired(one.task.metric, one.labels, one.odds[base], one.odds[label])
-    labels = one.labels
-    return one.right[base], one.right[label], labels if labels.ndim == 1 else np.arange(len(labels))
+    clusters = one.labels if one.per == "class" else clusters_of(one.labels)
+    return one.right[base], one.right[label], clusters
 
 
 def bounds(interval: Interval, difference: float) -> dict[str, float]:

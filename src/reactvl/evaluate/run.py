@@ -180,7 +180,7 @@ def execute(request: Request, plan: Plan, stage: Stage) -> None:
     }
 
     def save(task: Task, column: Column, answers: Answers) -> None:
-        folder = fresh / elevater_files.FOLDER / elevater_files.folder_name(column.model)
+        folder = fresh / elevater_files.FOLDER / homes[column.model]
         elevater_files.write(
             folder / elevater_files.way(column.method, column.shots),
             task.benchmark or task.name,
@@ -191,6 +191,7 @@ def execute(request: Request, plan: Plan, stage: Stage) -> None:
             trainable=answers.trainable,
         )
 
+    homes = elevater_files.folder_names([one.label for one in plan.compared])
     scored = []
     for task in plan.tasks:
         one = score_task(task, request, plan, evidence, stage.work, save if request.save_predictions else None)

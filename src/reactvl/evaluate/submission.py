@@ -28,7 +28,6 @@ AVERAGED, SEEDS = "num_trainable_params", "rnd_seeds"
 MEMBER_DATE = (1980, 1, 1, 0, 0, 0)  # the zip's bytes depend on the predictions alone
 SEEDS_APART, ROWS_APART, BEGIN, END = b"],[", b",", b"[[", b"]]"
 ROW = re.compile(rb"\[[^\[\]]*\]")
-IMAGENET = "imagenet-1k"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +228,7 @@ def report(target: Path, groups: dict[str, list[File]], counts: dict[str, int]) 
             say(
                 f"evaluate: {name}: predictions of {images:,} images; its test set has {known:,}, and the leaderboard takes no other"
             )
-    lacking = sorted(elevater() - set(groups))
+    lacking = [name for name in benchmarks.elevater() if name not in groups]
     kinds = {file.keys["n_shot"] for files in groups.values() for file in files}
     names = {file.keys["model_name"] for files in groups.values() for file in files}
     if len(kinds) > 1 or len(names) > 1:
@@ -241,12 +240,3 @@ def report(target: Path, groups: dict[str, list[File]], counts: dict[str, int]) 
             f"evaluate: {target}: lacks {', '.join(lacking[:5])}{more} of ELEVATER's 20; there is no average without them"
         )
     say(f"evaluate: predictions of {len(groups)} data sets -> {target}")
-
-
-def elevater() -> set[str]:
-    """The names of ELEVATER's 20 data sets: those with a place under its root, but for ImageNet."""
-    return {
-        name
-        for name in benchmarks.names()
-        if name != IMAGENET and benchmarks.head(benchmarks.raw_of(name)).elevater is not None
-    }
