@@ -74,8 +74,11 @@ def test_both_names_of_a_benchmark_are_known_in_any_spelling(line):
 def test_no_two_benchmarks_go_by_one_name_and_each_file_is_named_by_its_data_set():
     known = Path(benchmarks.__file__).parent / "known"
     assert sorted(path.stem for path in known.iterdir()) == names()
+    more = sorted(path.stem for path in known.with_name("more").iterdir())
+    assert more and not set(more) & set(names())
     folded = []
-    for name in names():
+    for name in [*names(), *more]:
+        assert benchmark(name).name == name
         folded += {benchmarks.folded(one) for one in (name, *benchmark(name).aliases)}
     assert len(folded) == len(set(folded))
 
