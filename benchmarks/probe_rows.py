@@ -2,7 +2,7 @@
 
 Alone: `.venv/bin/python benchmarks/probe_rows.py --quick`, or without --quick in about 6 minutes on two cores.
 
-Both fit the grid of ELEVATER's sweep, 97 penalties from 1e-6 to 1e6, on the same features; the penalty is chosen on a
+Ours stops 1e-4 nats from the optimum by its estimate. Both fit the grid of ELEVATER's sweep, 97 penalties from 1e-6 to 1e6, on the same features; the penalty is chosen on a
 validation part, and the accuracy of the head chosen is taken on a test part. scikit-learn fits its penalties one after the
 other with `max_iter=1000` and the loosest tolerance, from its default 1e-4 on, at which its accuracy is not more than half
 a point below: at the default, weak penalties end long before the optimum. Of them every `every`-th is timed and the sum is
@@ -72,7 +72,7 @@ def ours(parts: list[tuple[np.ndarray, np.ndarray]], classes: int) -> dict[str, 
     from reactvl.heads import logistic
 
     (x, y), (val_x, val_y), (test_x, test_y) = parts
-    found = logistic.fit(x, y, GRID, classes=classes)
+    found = logistic.fit(x, y, GRID, classes=classes, tol=TOLERANCES[0])
     right = [(predicted(val_x, *head) == val_y).mean() for head in zip(found.weights, found.bias, strict=True)]
     best = int(np.argmax(right))
     test = (predicted(test_x, found.weights[best], found.bias[best]) == test_y).mean()
