@@ -2,11 +2,11 @@
 
 Alone: `.venv/bin/python benchmarks/probe_rows.py --quick`, or without --quick in about 6 minutes on two cores.
 
-Ours stops 1e-4 nats from the optimum by its estimate. Both fit the grid of ELEVATER's sweep, 97 penalties from 1e-6 to 1e6, on the same features; the penalty is chosen on a
-validation part, and the accuracy of the head chosen is taken on a test part. scikit-learn fits its penalties one after the
-other with `max_iter=1000` and the loosest tolerance, from its default 1e-4 on, at which its accuracy is not more than half
-a point below: at the default, weak penalties end long before the optimum. Of them every `every`-th is timed and the sum is
-scaled up, which is said.
+Both fit the grid of ELEVATER's sweep, 97 penalties from 1e-6 to 1e6, on the same features; the penalty is chosen on a
+validation part, and the accuracy of the head chosen is taken on a test part. Ours stops 1e-4 nats from the optimum by its
+own estimate. scikit-learn fits its penalties one after the other with `max_iter=1000` and the loosest tolerance, from its
+default 1e-4 on, at which its accuracy is not more than half a point below: at the default, weak penalties end long before
+the optimum. Of them every `every`-th is timed and the sum is scaled up, which is said.
 """
 
 import time
