@@ -5,6 +5,8 @@
     whole pool  the same number of steps on all pairs of the pool
     part A      the same training on pairs retrieved from part A, which the base model was trained on: focus without new data
 
+Beside them stand the label-free baselines of `reactvl evaluate`: what the base reaches with the retrieved pairs, uncustomized.
+
 Every condition's learning rate is chosen in the same way: on the validation style's pictures, with the validation style's shard
 left out of pool and training. Then every condition is trained from the whole pool with three seeds and evaluated once on
 the held-out styles. Writes docs/demo.md. About half an hour on two cores; a run that was stopped goes on:
@@ -100,7 +102,7 @@ def tried_rates(at: Setting, base: rv.Model, recipe, views: Path) -> tuple[float
     """Mean accuracy on the validation style of the base, and of every mode, condition and learning rate."""
     asked = [(mode, condition, lr) for mode, rates in RATES.items() for condition in CONDITIONS for lr in rates]
     models = [trained(at, base, recipe, mode, condition, lr, 0, views) for mode, condition, lr in asked]
-    scores = rv.evaluate([base, *models], data=DEMO / "tasks", split="val", out=at.home / "evaluation")
+    scores = rv.evaluate([base, *models], data=DEMO / "tasks", split="val", out=at.home / "evaluation", baselines=False)
     before, *means = values(scores)
     return before, dict(zip(asked, means, strict=True))
 
@@ -116,9 +118,14 @@ def values(scores: Scores) -> list[float]:
     return [results["mean"][model["label"]]["value"] for model in results["models"]]
 
 
+def baselines(scores: Scores) -> list[str]:
+    """The label-free baselines of an evaluation, but for the base itself."""
+    return [column["label"] for column in scores.results["columns"] if column["method"] != "zero-shot"]
+
+
 def correctness(scores: Scores) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """For each task: correct (models, images) and the class of each image."""
-    labels = [model["label"] for model in scores.results["models"]]
+    """For each task: correct (models and then baselines, images) and the class of each image."""
+    labels = [model["label"] for model in scores.results["models"]] + baselines(scores)
     correct, classes = [], []
     for task in scores.results["tasks"]:
         rows = scores.predictions(task["name"])
@@ -173,6 +180,12 @@ def table(scores: Scores, runs: list[tuple[str, str, int]], final: Setting) -> s
             lines.append(
                 f"| {label} | {' | '.join(cells)} | {spread(mode, condition)} | {interval(base, mine)} | {over} |"
             )
+    for number, label in enumerate(baselines(scores)):
+        mine = [task[1 + len(runs) + number] for task in correct]
+        cells = [f"{100 * task.mean():.1f}" for task in mine]
+        over = "; ".join(f"{mode} {interval(mine, of(mode, 'retrieved'))}" for mode in RATES)
+        mean = f"{100 * np.mean([task.mean() for task in mine]):.1f}"
+        lines.append(f"| base with {label} | {' | '.join(cells)} | {mean} | {interval(base, mine)} | {over} |")
     return "\n".join([*lines, "", ""])
 
 
