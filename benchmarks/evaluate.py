@@ -63,7 +63,7 @@ def main() -> None:
         f"zero-shot evaluation, ViT-B/32, {given.images} JPEGs of 384 px, from the loaded model to the score; the sweep of a "
         "linear probe",
         given,
-        minutes=18,
+        minutes=28,
         differences=DIFFERENCES,
     )
     crops = photographs.given_crops(given)

@@ -14,6 +14,7 @@ from reactvl.clip_imports import open_clip
 from reactvl.evaluate import evaluate
 from reactvl.handles.scores import Scores
 from reactvl.heads.intervals import paired_interval, paired_interval_of_mean
+from reactvl.heads.permutation import paired_test
 from reactvl.manifest import ReactvlError, changed_files
 from reactvl.models import load
 from reactvl.models.encoder import Encoder
@@ -72,14 +73,19 @@ def test_scores_agree_with_a_plain_restatement(models, data, tmp_path, capsys):
     assert [task["metric"] for task in found["tasks"]] == ["mean-per-class", "accuracy"]
     mean = np.mean([task["scores"]["gated-image"]["value"] for task in found["tasks"]])
     assert found["mean"]["gated-image"]["value"] == pytest.approx(mean)
-    zoo = paired_interval(correct["zoo", "base"], correct["zoo", "gated-image"], correct["zoo", "labels"])
-    assert found["tasks"][1]["scores"]["gated-image"]["gain"] == pytest.approx(vars(zoo))
+    images = np.arange(len(correct["zoo", "labels"]))  # of seven classes an interval over classes says little
+    zoo_answers = correct["zoo", "base"], correct["zoo", "gated-image"], images
+    zoo = paired_interval(*zoo_answers)
+    assert found["tasks"][1]["scores"]["gated-image"]["gain"] == pytest.approx(
+        vars(zoo) | {"p": paired_test([zoo_answers]).p}
+    )
     both = [
-        (correct[name, "base"], correct[name, "gated-image"], correct[name, "labels"])
-        for name in ("oxford-iiit-pets", "zoo")
+        (correct[name, "base"], correct[name, "gated-image"], clusters)
+        for name, clusters in (("oxford-iiit-pets", correct["oxford-iiit-pets", "labels"]), ("zoo", images))
     ]
     expected = paired_interval_of_mean(both, per=["class", "image"])
-    assert found["mean"]["gated-image"]["gain"] == pytest.approx(vars(expected))
+    chance = paired_test(both, per=["class", "image"]).p
+    assert found["mean"]["gated-image"]["gain"] == pytest.approx(vars(expected) | {"p": chance})
     assert found["mean"]["base"]["gain"] is None
 
     table = scores.table()
@@ -201,7 +207,7 @@ def test_one_model_one_class_and_other_templates(models, data, tmp_path):
     assert scores.results["tasks"][0]["templates"] == ["a {}, drawn."]
     assert len(scores.table().splitlines()) == 3
     two = run(models[:2], data, tmp_path / "two")
-    assert two.results["mean"]["locked-text"]["gain"] == {"difference": 0.0, "low": None, "high": None}
+    assert two.results["mean"]["locked-text"]["gain"] == {"difference": 0.0, "low": None, "high": None, "p": None}
     assert two.table().splitlines()[-1].endswith("100.0  +0.0")
 
 

@@ -8,7 +8,6 @@ import torch
 from tests_support import COLOURS, drawing, write_model
 
 from reactvl.evaluate import finetune
-from reactvl.heads import metrics
 from reactvl.manifest import ReactvlError
 from reactvl.models import load
 from reactvl.models.model import Model
@@ -25,7 +24,6 @@ def accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
 @pytest.fixture
 def small(monkeypatch):
     """Steps of a small tower at rates that suit it."""
-    monkeypatch.setitem(metrics.METRICS, "accuracy", accuracy)
     monkeypatch.setattr(finetune, "RATES", (1e-4, 1e-3))
     monkeypatch.setattr(finetune, "DECAYS", (0.1, 0.01))
     monkeypatch.setattr(finetune, "STEPS", 4)

@@ -93,10 +93,10 @@ def evaluate(
     """Compare models on tasks: zero-shot classification, retrieval of captions, probes, and label-free baselines.
 
     `models` are names, folders or `Model`s; gains are over the first, with 95% paired bootstrap intervals clustered by
-    class. All models are scored on the same images: those that every one of them could read; the others are counted
-    and listed. A run that was stopped goes on with the features that are missing. With `submission` the path of the zip
-    is returned, and `models` may be left out. Raises ReactvlError for bad options, a model or task that does not
-    exist, before any image is encoded.
+    class (by image in tasks of fewer than eight classes). All models are scored on the same images: those that every one
+    of them could read; the others are counted and listed. A run that was stopped goes on with the features that are
+    missing. With `submission` the path of the zip is returned, and `models` may be left out. Raises ReactvlError for bad
+    options, a model or task that does not exist, before any image is encoded.
     """
     asked = dict(locals())  # of these names there are only the options yet
 

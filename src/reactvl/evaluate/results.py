@@ -11,6 +11,7 @@ from reactvl.evaluate.columns import Column
 from reactvl.heads.calibration import reliability
 from reactvl.heads.intervals import Interval, Paired, Per, clusters_of, paired_interval_of_mean
 from reactvl.heads.metrics import METRICS, mean_per_class, recalls, top_k_accuracy
+from reactvl.heads.permutation import paired_test
 from reactvl.heads.zero_shot import Ranking, rank_scores
 from reactvl.manifest import ReactvlError
 from reactvl.tasks import Samples, Task, benchmarks
@@ -201,8 +202,8 @@ def means(scored: Sequence[Scored], columns: Sequence[Column]) -> dict[str, dict
 
 def gain_of(scored: Sequence[Scored], column: Column, against: str | None = None) -> dict[str, float | None] | None:
     """The gain of the column's mean over these tasks over that of `against`, with its interval; None for a column
-    without one, or where a task lacks either. Bounds are None when they cannot be said: a task has images of one class
-    only, or its metric does not exist on them."""
+    without one, or where a task lacks either. `p` is of the paired permutation test. Bounds and p are None when they cannot
+    be said: a task has images of one class only, or its metric does not exist on them."""
     base = against or column.against
     if base is None or not all({base, column.label} <= one.scores.keys() for one in scored):
         return None
@@ -211,10 +212,10 @@ def gain_of(scored: Sequence[Scored], column: Column, against: str | None = None
         return None
     difference = float(np.mean([after - before for before, after in values]))
     if any(single_class(one) for one in scored):
-        return {"difference": difference, "low": None, "high": None}
-    entries = [compared(one, base, column.label) for one in scored]
-    interval = paired_interval_of_mean(entries, per=[one.per for one in scored], level=LEVEL)
-    return bounds(interval, difference)
+        return {"difference": difference, "low": None, "high": None, "p": None}
+    entries, pers = [compared(one, base, column.label) for one in scored], [one.per for one in scored]
+    interval = paired_interval_of_mean(entries, per=pers, level=LEVEL)
+    return bounds(interval, difference) | {"p": paired_test(entries, per=pers).p}
 
 
 def single_class(one: Scored) -> bool:

@@ -77,10 +77,15 @@ def percent(score: dict[str, Any] | None) -> float | None:
 def under(score: dict[str, Any]) -> str:
     """The small line under a score: its gain with the interval, the spread of its seeds."""
     gain, seeds = score.get("gain"), score.get("seeds") or []
-    said = [gain_text(gain)] if gain else []
+    said = [gain_text(gain) + ("" if gain.get("p") is None else f", p {shown(gain['p'])}")] if gain else []
     if len(seeds) > 1 and None not in seeds:
         said.append(f"seeds {100 * min(seeds):.1f} to {100 * max(seeds):.1f}")
     return "; ".join(said)
+
+
+def shown(p: float) -> str:
+    """`< 0.001`, `= 0.02`"""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
 def gain_text(gain: dict[str, float | None]) -> str:
@@ -94,7 +99,8 @@ def intro(results: dict[str, Any]) -> str:
     note = f"{', '.join(metrics)}; percent."
     if any(column["against"] for column in results["columns"]):
         level = f"{100 * results['level']:.0f}%"
-        note += f" Small: the gain over the base with its {level} paired bootstrap interval, over the same images."
+        note += f" Small: the gain over the base on the same images, with its {level} paired bootstrap interval and the p of a paired"
+        note += " permutation test."
     return note[0].upper() + note[1:]
 
 
