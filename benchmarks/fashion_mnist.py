@@ -41,7 +41,7 @@ def main() -> None:
         given.docs = given.cache / PAGE.name
     data = given.own or (stand_ins(given.cache / TASK) if given.quick else pictures(given.cache))
     report = measuring.Report(
-        "fashion_mnist", "the demo's base model on Fashion-MNIST's 10,000 test pictures", given, minutes=15
+        "fashion_mnist", "the demo's base model on Fashion-MNIST's 10,000 test pictures", given, minutes=5
     )
     out = given.cache / "evaluations" / TASK
     with contextlib.redirect_stdout(io.StringIO()):

@@ -75,12 +75,14 @@ def percent(score: dict[str, Any] | None) -> float | None:
 
 
 def under(score: dict[str, Any]) -> str:
-    """The small line under a score: its gain with the interval, the spread of its seeds."""
+    """The small lines under a score: its gain with the interval and p, the spread of its seeds."""
     gain, seeds = score.get("gain"), score.get("seeds") or []
-    said = [gain_text(gain) + ("" if gain.get("p") is None else f", p {shown(gain['p'])}")] if gain else []
+    said = [gain_text(gain)] if gain else []
+    if gain and gain.get("p") is not None:
+        said.append(f"p {shown(gain['p'])}")
     if len(seeds) > 1 and None not in seeds:
         said.append(f"seeds {100 * min(seeds):.1f} to {100 * max(seeds):.1f}")
-    return "; ".join(said)
+    return "\n".join(said)
 
 
 def shown(p: float) -> str:
