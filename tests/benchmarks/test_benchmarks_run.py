@@ -10,16 +10,7 @@ import numpy as np
 import pytest
 
 HOME = Path(__file__).parents[2]
-QUICK = (
-    "pool_access",
-    "embeddings_io",
-    "embed",
-    "exact_search",
-    "augmentation",
-    "customize",
-    "evaluate",
-    "fashion_mnist",
-)
+QUICK = ("pool_access", "embeddings_io", "embed", "exact_search", "augmentation", "evaluate", "fashion_mnist")
 
 
 def run(script: str, *args: str | Path) -> str:
@@ -46,11 +37,21 @@ def results(tmp_path_factory) -> Path:
 
 def test_quick_benchmarks_run_and_judge_nothing(results):
     for script in QUICK:
-        kept = json.loads((results / f"{script}.json").read_text())
-        assert kept["name"] == script and kept["rows"] and kept["versions"]["torch"]
-        assert {row["met"] for row in kept["rows"]} == {None}
+        judges_nothing(results, script)
     exact = json.loads((results / "exact_search.json").read_text())["rows"]
     assert [row["ours"] for row in exact if row["label"] == "places equal to float64's"] == [1.0]
+
+
+@pytest.mark.slow
+def test_the_training_step_s_benchmark_runs(tmp_path):
+    run("customize", "--quick", "--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    judges_nothing(tmp_path / "results", "customize")
+
+
+def judges_nothing(results: Path, script: str) -> None:
+    kept = json.loads((results / f"{script}.json").read_text())
+    assert kept["name"] == script and kept["rows"] and kept["versions"]["torch"]
+    assert {row["met"] for row in kept["rows"]} == {None}
 
 
 def test_the_page_has_every_result_with_its_command(results, tmp_path):
