@@ -13,7 +13,7 @@ from PIL import Image
 from reactvl.clip_imports import open_clip
 from reactvl.evaluate import evaluate
 from reactvl.handles.scores import Scores
-from reactvl.heads.intervals import paired_interval, paired_interval_of_mean
+from reactvl.heads.intervals import interval, interval_of_mean, paired_interval, paired_interval_of_mean
 from reactvl.heads.permutation import paired_test
 from reactvl.manifest import ReactvlError, changed_files
 from reactvl.models import load
@@ -87,6 +87,10 @@ def test_scores_agree_with_a_plain_restatement(models, data, tmp_path, capsys):
     chance = paired_test(both, per=["class", "image"]).p
     assert found["mean"]["gated-image"]["gain"] == pytest.approx(vars(expected) | {"p": chance})
     assert found["mean"]["base"]["gain"] is None
+    own = interval(correct["zoo", "base"], images)
+    assert found["tasks"][1]["scores"]["base"]["interval"] == pytest.approx({"low": own.low, "high": own.high})
+    own = interval_of_mean([(tuned, clusters) for _, tuned, clusters in both], per=["class", "image"])
+    assert found["mean"]["gated-image"]["interval"] == pytest.approx({"low": own.low, "high": own.high})
 
     table = scores.table()
     assert table in capsys.readouterr().out

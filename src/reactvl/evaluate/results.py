@@ -9,7 +9,15 @@ import numpy as np
 
 from reactvl.evaluate.columns import Column
 from reactvl.heads.calibration import reliability
-from reactvl.heads.intervals import Interval, Paired, Per, clusters_of, paired_interval_of_mean
+from reactvl.heads.intervals import (
+    Interval,
+    Paired,
+    Per,
+    Single,
+    clusters_of,
+    interval_of_mean,
+    paired_interval_of_mean,
+)
 from reactvl.heads.metrics import METRICS, mean_per_class, recalls, top_k_accuracy
 from reactvl.heads.permutation import paired_test
 from reactvl.heads.zero_shot import Ranking, rank_scores
@@ -179,7 +187,8 @@ def task_results(one: Scored, columns: Sequence[Column]) -> dict[str, Any]:
         "images_per_class": counts.tolist(),
         "templates": one.templates,
         "scores": {
-            column.label: one.scores[column.label] | {"gain": gain_of([one], column)}
+            column.label: one.scores[column.label]
+            | {"interval": interval_of([one], column.label), "gain": gain_of([one], column)}
             for column in columns
             if column.label in one.scores
         },
@@ -195,9 +204,24 @@ def means(scored: Sequence[Scored], columns: Sequence[Column]) -> dict[str, dict
         made[column.label] = {
             "value": mean([one.scores[column.label]["value"] for one in scored]) if whole else None,
             "tasks": len(there),
+            "interval": interval_of(scored, column.label) if whole else None,
             "gain": gain_of(scored, column) if whole else None,
         }
     return made
+
+
+def interval_of(scored: Sequence[Scored], label: str) -> dict[str, float] | None:
+    """Where a column's own mean over these tasks lies; None where that cannot be said, as in `gain_of`."""
+    if any(one.scores[label]["value"] is None or single_class(one) for one in scored):
+        return None
+    entries = [
+        Single(one.task.metric, one.labels, one.odds[label])
+        if one.task.metric in BY_PROBABILITY
+        else (one.right[label], clusters(one))
+        for one in scored
+    ]
+    found = interval_of_mean(entries, per=[one.per for one in scored], level=LEVEL)
+    return {"low": found.low, "high": found.high}
 
 
 def gain_of(scored: Sequence[Scored], column: Column, against: str | None = None) -> dict[str, float | None] | None:
@@ -227,8 +251,11 @@ def compared(one: Scored, base: str, label: str) -> Paired | tuple[np.ndarray, n
     """What is drawn again of a task: which images are right, or where the metric ranks images their probabilities."""
     if one.task.metric in BY_PROBABILITY:
         return Paired(one.task.metric, one.labels, one.odds[base], one.odds[label])
-    clusters = one.labels if one.per == "class" else clusters_of(one.labels)
-    return one.right[base], one.right[label], clusters
+    return one.right[base], one.right[label], clusters(one)
+
+
+def clusters(one: Scored) -> np.ndarray:
+    return one.labels if one.per == "class" else clusters_of(one.labels)
 
 
 def bounds(interval: Interval, difference: float) -> dict[str, float]:

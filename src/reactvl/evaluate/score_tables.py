@@ -75,9 +75,9 @@ def percent(score: dict[str, Any] | None) -> float | None:
 
 
 def under(score: dict[str, Any]) -> str:
-    """The small lines under a score: its gain with the interval and p, the spread of its seeds."""
-    gain, seeds = score.get("gain"), score.get("seeds") or []
-    said = [gain_text(gain)] if gain else []
+    """The small lines under a score: its gain with the interval and p, or of a base its own interval; its seeds' spread."""
+    gain, seeds, own = score.get("gain"), score.get("seeds") or [], score.get("interval")
+    said = [gain_text(gain)] if gain else [f"[{100 * own['low']:.1f}, {100 * own['high']:.1f}]"] if own else []
     if gain and gain.get("p") is not None:
         said.append(f"p {shown(gain['p'])}")
     if len(seeds) > 1 and None not in seeds:
