@@ -35,7 +35,7 @@ def test_metrics_agree_with_scikit_learn(seed, images, classes):
     for k in {1, min(5, classes)}:
         top = reference.top_k_accuracy_score(labels, odds, k=k, labels=np.arange(classes)) if classes > 2 else None
         if top is not None:
-            assert metrics.top_k_accuracy(labels, ranked, k) == metrics.top_k(labels, odds, k) == pytest.approx(top)
+            assert metrics.top_k_accuracy(labels, ranked, k) == pytest.approx(top)
 
 
 def drawn_scores(seed: int, images: int, classes: int, values: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,6 @@ def test_a_perfect_a_useless_and_an_undecided_model():
     assert METRICS["11point_mAP"](labels, even) == pytest.approx((10 * 0.5 + 1) / 11)
     assert metrics.mean_average_precision(labels, even, rule="voc") == 0.5
     assert METRICS["accuracy"](np.array([0, 1]), np.zeros((2, 3))) == 0.5  # of equals the first
-    assert metrics.top_k(np.array([0, 1, 2]), np.zeros((3, 3)), 2) == pytest.approx(2 / 3)
 
 
 def test_classes_without_a_positive_are_left_out():
@@ -167,11 +166,7 @@ def test_metrics_of_one_label_refuse_several_and_logits_are_no_probabilities():
     for name in ("accuracy", "mean-per-class"):
         with pytest.raises(ValueError, match="multilabel"):
             METRICS[name](several, np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="multilabel"):
-        metrics.top_k(several, np.zeros((2, 2)), 1)
     with pytest.raises(ValueError, match="probabilities"):
         METRICS["roc_auc"](np.array([0, 1]), np.array([[20.0, 25.0], [21.0, 19.0]]))
     with pytest.raises(ValueError, match="top-5"):
         metrics.top_k_accuracy(np.array([0]), np.array([[0, 1]]), 5)
-    with pytest.raises(ValueError, match="top-5"):
-        metrics.top_k(np.array([0]), np.array([[0, 1]]), 5)

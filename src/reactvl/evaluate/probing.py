@@ -2,6 +2,7 @@
 the last one."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 FOLDER = "probes"  # of the stage's work folder
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model on a task: its `features` of the images `test` to score, the images `train` to learn from, and the folder `work`
+    in which draws are kept."""
+
+    task: Task
+    candidate: Candidate
+    test: TaskImages
+    features: Features
+    train: TaskImages
+    evidence: Evidence
+    work: Path
+
+
 class Kept(msgspec.Struct):
     """What stands beside the scores of one draw."""
 
@@ -33,43 +48,36 @@ class Kept(msgspec.Struct):
     trained: int
 
 
-def answers(
-    probe: str,
-    task: Task,
-    columns: Sequence[Column],
-    candidate: Candidate,
-    test: TaskImages,
-    features: Features,
-    train: TaskImages,
-    evidence: Evidence,
-    work: Path,
-) -> "dict[str, Answers]":
-    """The answers of a model's probes of one kind, by the number of shots of `columns`, on the images `features` of `test`;
-    those that an earlier run has kept under `work` are taken from there."""
+def answers(probe: str, columns: Sequence[Column], of: Subject) -> "dict[str, Answers]":
+    """The answers of a model's probes of one kind, by the number of shots of `columns`; those that an earlier run has kept are
+    taken from there."""
     from reactvl.evaluate.scoring import Answers
 
     made = {"linear": linear, "finetune": finetuned}[probe]
-    run = made(task, candidate, test, features, train, evidence, work)
-    title, total = f"{columns[0].method}, {candidate.label} on {task.name}", sum(len(one.seeds) for one in columns)
+    run = made(of)
+    title, total = (
+        f"{columns[0].method}, {of.candidate.label} on {of.task.name}",
+        sum(len(one.seeds) for one in columns),
+    )
     found = {}
     # fine-tuning shows the steps of each draw itself
     with progress(title, total, "probes") if probe == "linear" else contextlib.nullcontext() as bar:
         for column in columns:
             draws = []
             for seed in column.seeds:
-                name = sha256_json([task.name, candidate.id.sha256, probe, column.shots, seed])
-                path = work / FOLDER / f"{name[:32]}.npz"
+                name = sha256_json([of.task.name, of.candidate.id.sha256, probe, column.shots, seed])
+                path = of.work / FOLDER / f"{name[:32]}.npz"
                 draw = kept(path)
                 if draw is None:
-                    draw = of(run(column.shots, seed))
+                    draw = single(run(column.shots, seed))
                     keep(path, *draw)
                 draws.append(draw)
                 if bar:
                     bar.advance()
             found[column.shots] = Answers(
                 [scores for scores, _ in draws],
-                features.rows,
-                len(evidence.opened[test]),
+                of.features.rows,
+                len(of.evidence.opened[of.test]),
                 odds=True,
                 trainable=draws[0][1].trained,
                 facts={"chosen": [about.chosen for _, about in draws]},
@@ -80,58 +88,42 @@ def answers(
 Run = Callable[[str, int], Probed]  # of shots and seed
 
 
-def linear(
-    task: Task,
-    candidate: Candidate,
-    test: TaskImages,
-    features: Features,
-    train: TaskImages,
-    evidence: Evidence,
-    work: Path,
-) -> Run:
+def linear(of: Subject) -> Run:
     """Probes the stored features of the train split."""
-    known = evidence.features(candidate, train)
-    labels = evidence.opened[train].labels[known.rows]
-    head = evidence.heads[candidate.label, task.name, "first"]
-    device = evidence.request.machine.places[0]
+    known = of.evidence.features(of.candidate, of.train)
+    labels = of.evidence.opened[of.train].labels[known.rows]
+    head = of.evidence.heads[of.candidate.label, of.task.name, "first"]
+    device = of.evidence.request.machine.places[0]
 
     def run(shots: str, seed: int) -> Probed:
         made = probes.probe_task(
-            known.vectors, labels, task, features.vectors, head, shots=[shots], seeds=[seed], device=device
+            known.vectors, labels, of.task, of.features.vectors, head, shots=[shots], seeds=[seed], device=device
         )
         return made[shots]
 
     return run
 
 
-def finetuned(
-    task: Task,
-    candidate: Candidate,
-    test: TaskImages,
-    features: Features,
-    train: TaskImages,
-    evidence: Evidence,
-    work: Path,
-) -> Run:
+def finetuned(of: Subject) -> Run:
     """Tunes the image tower and the head on those pictures of the train split that could be read."""
     from reactvl.evaluate.finetune import Images, finetune_task
 
-    machine = evidence.request.machine
-    samples, tested = evidence.opened[train], evidence.opened[test]
-    rows = evidence.features(candidate, train).rows
-    head = evidence.heads[candidate.label, task.name, "first"]
+    machine = of.evidence.request.machine
+    samples, tested = of.evidence.opened[of.train], of.evidence.opened[of.test]
+    rows = of.evidence.features(of.candidate, of.train).rows
+    head = of.evidence.heads[of.candidate.label, of.task.name, "first"]
 
     def run(shots: str, seed: int) -> Probed:
         made = finetune_task(
-            candidate.load(),
+            of.candidate.load(),
             Images(samples.read, rows),
             samples.labels[rows],
-            task,
-            Images(tested.read, features.rows),
+            of.task,
+            Images(tested.read, of.features.rows),
             head,
             shots=[shots],
             seeds=[seed],
-            work=work / "finetune",
+            work=of.work / "finetune",
             device=machine.places[0],
             precision=machine.precision,
             threads=machine.workers,
@@ -141,7 +133,7 @@ def finetuned(
     return run
 
 
-def of(made: Probed) -> tuple[np.ndarray, Kept]:
+def single(made: Probed) -> tuple[np.ndarray, Kept]:
     """The scores (N, C) and the facts of a single draw."""
     return made.scores[0], Kept({name: number(value) for name, value in made.chosen[0].items()}, made.trained)
 

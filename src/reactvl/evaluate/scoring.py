@@ -120,11 +120,12 @@ def probe_all(
     train = TaskImages(request.finding, one.task.name, "train")
     if train not in evidence.opened or candidate.share is not None:
         return
+    subject = probing.Subject(one.task, candidate, test, features, train, evidence, work)
     for probe in request.probes:
         chosen = [
             column for column in plan.columns if column.model == candidate.label and column.method == PROBES[probe]
         ]
-        found = probing.answers(probe, one.task, chosen, candidate, test, features, train, evidence, work)
+        found = probing.answers(probe, chosen, subject)
         for column in chosen:
             answers = found[column.shots]
             answers.judge(one, column)

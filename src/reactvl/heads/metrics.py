@@ -43,18 +43,6 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nd
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def top_k(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
-    """Share of images with the label among the `k` highest of their scores (N, C); of equal scores the first class
-    comes first. ValueError for k > C."""
-    labels, scores = checked(labels, scores)
-    single(labels, "top-k accuracy")
-    if not 1 <= k <= scores.shape[1]:
-        raise ValueError(f"top-{k} of {scores.shape[1]} classes")
-    own = scores[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(scores.shape[1]) < labels[:, None]
-    return float((((scores > own) | ((scores == own) & earlier)).sum(axis=1) < k).mean())
-
-
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
