@@ -1,6 +1,7 @@
 """Fields and captions: the sample's own json before the side file, scalars only, nothing that a table cannot hold."""
 
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from PIL import Image
 
 from reactvl.manifest import ReactvlError
 from reactvl.pool import columns, images
+from reactvl.pool.listing import downloads, rate
 from reactvl.pool.records import checked_captions, fields_of, parsed, read_side_file, scalar
 from reactvl.pool.tars import IMAGE_EXTENSIONS, catalogue
 from reactvl.pool.writer import ShardWriter
@@ -79,13 +81,64 @@ def test_side_files_of_every_kind_of_column(tmp_path):
     assert fields_of(None, found.rows["a"]) == {"text": "x", "small": 1, "half": 0.5, "yes": True}
     assert fields_of(None, found.rows["b"]) == {"small": 2}
     assert read_side_file(tmp_path / "0.tar", {"a"}).rows.keys() == {"a"}
-    assert read_side_file(tmp_path / "none.tar", {"a"}) == ({}, None)
+    assert read_side_file(tmp_path / "none.tar", {"a"}) == ({}, None, {})
     pq.write_table(table.drop(["key"]), tmp_path / "0.parquet")
     assert "no text column `key`" in read_side_file(tmp_path / "0.tar", {"a"}).fault
     body = (tmp_path / "0.parquet").read_bytes()
     for cut in (0, 3, len(body) // 2, len(body) - 1):
         (tmp_path / "0.parquet").write_bytes(body[:cut])
         assert "cannot be read" in read_side_file(tmp_path / "0.tar", {"a"}).fault
+
+
+def test_downloads_are_counted_by_how_they_ended(tmp_path):
+    """Every row of the side file, those without a picture too: what img2dataset's own counts say, fewer messages apart."""
+    robots = "Use of image disallowed by X-Robots-Tag directive"
+    loop = (
+        "HTTP Error 302: The HTTP server returned a redirect error that would lead to an infinite loop.\nThe last 30x"
+    )
+    messages = [
+        ("success", None, 3),
+        ("failed_to_download", "IncompleteRead(17 bytes read, 3 more expected)", 1),
+        ("failed_to_download", "IncompleteRead(5 bytes read, 1 more expected)", 1),
+        ("failed_to_download", loop, 1),
+        ("failed_to_download", robots, 2),
+        ("failed_to_resize", None, 1),
+        ("failed_to_resize", " \n ", 1),
+        ("failed_to_resize", "x" * 500, 1),
+        (None, "of nothing", 1),
+    ]
+    rows = [(status, message) for status, message, count in messages for _ in range(count)]
+    with ShardWriter(tmp_path) as writer:
+        for _ in range(3):
+            writer.write(b"1", "jpg", "caption")
+    columns = {"key": [f"{number:09}" for number in range(len(rows))]}
+    columns |= dict(zip(("status", "error_message"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "00000.parquet")
+    wanted = {
+        "success": 3,
+        "IncompleteRead": 2,
+        loop.splitlines()[0]: 1,
+        robots: 2,
+        "failed_to_resize": 2,
+        "x" * 120: 1,
+    }
+    assert catalogue(tmp_path / "00000.tar").fetched == wanted
+    with tarfile.open(tmp_path / "00000.tar", "w"):
+        pass  # not one was fetched
+    assert catalogue(tmp_path / "00000.tar").fetched == wanted
+    (tmp_path / "00000.parquet").unlink()
+    assert catalogue(tmp_path / "00000.tar").fetched == {}
+
+
+def test_counts_of_downloads_stay_short():
+    """A message may name its host: many of one each are summed up, and no failure, no count."""
+    shards = [{"success": 10, f"no certificate of host {number}": 1, "timed out": 1} for number in range(80)]
+    ended = downloads(shards)
+    assert sum(ended.values()) == 80 * 12 and len(ended) == 51 and ended["other"] == 32
+    said = rate(ended)
+    assert said.startswith("of 960 pictures asked for, 800 were fetched (83.3%); lost: 80 timed out, ")
+    assert said.endswith(", ...") and len(said) < 300
+    assert downloads([{"success": 3}, {}]) == downloads([]) == {}
 
 
 values = st.recursive(

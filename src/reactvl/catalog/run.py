@@ -14,7 +14,7 @@ from reactvl.handles.catalog import Catalog
 from reactvl.manifest import ReactvlError, replacing, sha256_json, stage_folder
 from reactvl.pool import embeddings_format as layout
 from reactvl.pool.fields import fitted, whole_schema
-from reactvl.pool.listing import by_reason, reasons, write_skipped
+from reactvl.pool.listing import by_reason, downloads, rate, reasons, write_skipped
 from reactvl.pool.patterns import expand
 from reactvl.pool.records import checked_captions
 from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names, shard_row, still_there
@@ -56,10 +56,15 @@ def run_stage(
             )
         names = shard_names(list(shards))
         write(out, [names[task.shard] for task in tasks], tasks, heads, part_rows)
-        stage.finish(counts=counts, facts={"damaged_json": sum(head.damaged_json for head in heads)})
+        facts = {"damaged_json": sum(head.damaged_json for head in heads)}
+        if ended := downloads(head.fetched for head in heads):
+            facts["downloads"] = ended
+        stage.finish(counts=counts, facts=facts)
     say(f"catalog: {counts['pairs']:,} samples of {counts['shards']:,} shards -> {out}")
     if counts["skipped"]:
         say(f"catalog: {counts['skipped']:,} skipped ({reasons(counts)}); listed in {out / layout.SKIPPED}")
+    if ended:
+        say(f"catalog: {rate(ended)}")
     return Catalog(out)
 
 

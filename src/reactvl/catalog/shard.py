@@ -38,6 +38,7 @@ class Head(NamedTuple):
     damaged_json: int
     fields: Fields
     made_by: dict[str, Any]
+    fetched: dict[str, int]  # downloads by how they ended, where a side file says
 
 
 Row = tuple[dict[str, Any], dict[str, Any]]  # METADATA_SCHEMA's columns, further fields
@@ -63,7 +64,8 @@ def catalogue_shard(task: Task, captions: str, hashes: bool) -> Head:
             f"shard {task.shard}: has changed or gone while it was read; run again when the pool is complete"
         )
     table, fields = table_of(rows)
-    head = Head(len(rows), task.fingerprint, skipped, found.damaged_json, fields, made_by(task.shard, hashes))
+    made = made_by(task.shard, hashes)
+    head = Head(len(rows), task.fingerprint, skipped, found.damaged_json, fields, made, dict(found.fetched))
     with replacing(task.result) as part:
         pq.write_table(table.replace_schema_metadata({"reactvl": json.dumps(head._asdict())}), part, compression="zstd")
     return head

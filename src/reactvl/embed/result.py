@@ -25,6 +25,7 @@ class Head(NamedTuple):
     damaged_json: int
     fields: Fields
     made_by: dict[str, Any]
+    fetched: dict[str, int]  # downloads by how they ended, where a side file says
 
 
 class Result(NamedTuple):

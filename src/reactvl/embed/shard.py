@@ -136,7 +136,7 @@ class Begun:
         self.side_file = side_stamp(task.shard)
         forget(task.shard)  # an earlier run of this process may have opened another file of this name
         found = catalogue_or_fault(task.shard, settings.captions)
-        self.damaged_json, self.skipped = found.damaged_json, list(found.skipped)
+        self.damaged_json, self.skipped, self.fetched = found.damaged_json, list(found.skipped), dict(found.fetched)
         self.usable: list[Sample] = []
         for sample in found.samples:
             fault = unusable(sample, settings.captions)
@@ -194,6 +194,7 @@ def embedded(
         damaged_json=begun.damaged_json,
         fields=fields,
         made_by=made_by(settings) | {"side_file": begun.side_file},
+        fetched=begun.fetched,
     )
     last = step_of(begun, len(kept), began, waited)._replace(ended=True)
     return Result(head, images[kept], texts[kept], table), last

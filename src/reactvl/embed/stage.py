@@ -18,7 +18,7 @@ from reactvl.handles.embeddings import Embeddings
 from reactvl.manifest import ModelId, ReactvlError, Stage, sha256_json, stage_folder, write_json
 from reactvl.models import Model, load
 from reactvl.models.encoder import choose_devices, choose_precision
-from reactvl.pool.listing import by_reason, reasons
+from reactvl.pool.listing import by_reason, downloads, rate, reasons
 from reactvl.pool.patterns import expand
 from reactvl.pool.records import checked_captions, side_stamp
 from reactvl.pool.shards import UNREADABLE, identify, pool_id, shard_names
@@ -223,11 +223,15 @@ def finish(request: Request, stage: Stage, tasks: list[Task], heads: list[result
         "images": dict(sorted(sum((Counter(head.paths) for head in heads), Counter()).items())),
         "damaged_json": sum(head.damaged_json for head in heads),
     }
+    if ended := downloads(head.fetched for head in heads):
+        facts["downloads"] = ended
     stage.finish(counts=counts, facts=facts | ({"fields_left_out": left_out} if left_out else {}))
     again = f", {resumed:,} of them done before" if resumed else ""
     say(f"embed: {counts['pairs']:,} pairs of {counts['shards']:,} shards{again} -> {request.out}")
     if counts["skipped"]:
         say(f"embed: {counts['skipped']:,} skipped ({reasons(counts)}); listed in {request.out / 'skipped.parquet'}")
+    if ended:
+        say(f"embed: {rate(ended)}")
     if left_out:
         say(f"embed: {left_out:,} fields of the samples have no column: there are too many; the rarest were left out")
     return Embeddings(request.out)

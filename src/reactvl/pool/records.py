@@ -6,8 +6,11 @@ has one row a key, failed downloads included. Where two of them speak, the sampl
 
 import json
 import math
-from collections.abc import Collection
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,14 +23,19 @@ NO_FIELDS = {"key", "caption", "url", "status", "error_message", "sha256", "md5"
 MAX_VALUE = 1_000  # characters of a field; longer ones are prose, not metadata
 MAX_NAME = 200  # characters of a field's name
 MAX_FIELDS = 256  # of one sample
+MAX_REASON = 120  # characters
+SUCCESS = "success"  # img2dataset's status of a sample that has its picture
+BYTES = re.compile(r"\(\d+ bytes .*")  # of http.client's `IncompleteRead(1756 bytes read, 1757 more expected)`
 INT64 = range(-(2**63), 2**63)
 
 
 class SideFile(NamedTuple):
-    """The rows of a side file by key; `fault` says in words why a file that is there could not be read."""
+    """The rows of a side file by key; `fault` says in words why a file that is there could not be read; `fetched` counts all
+    its rows by how their download ended (`outcome`)."""
 
     rows: dict[str, dict[str, Any]]
     fault: str | None = None
+    fetched: Mapping[str, int] = MappingProxyType({})
 
 
 def checked_captions(captions: str) -> tuple[str, str]:
@@ -110,7 +118,7 @@ def whole(text: str) -> str:
 def status(record: dict | None) -> str | None:
     """img2dataset's status, with its error message where it failed."""
     given, message = word(record, "status"), word(record, "error_message")
-    return f"{given}: {message}" if given and given != "success" and message else given
+    return f"{given}: {message}" if given and given != SUCCESS and message else given
 
 
 def side_path(shard: Path | str) -> Path:
@@ -128,15 +136,16 @@ def side_stamp(shard: Path | str) -> list[int] | None:
 
 
 def read_side_file(shard: Path | str, keys: Collection[str]) -> SideFile:
-    """The scalar columns of the shard's side file, of the rows of these keys (of equal keys the first); empty without
-    one."""
+    """The scalar columns of the shard's side file, of the rows of these keys (of equal keys the first), and how the
+    downloads of all its rows ended; empty without one."""
     path = side_path(shard)
-    if not keys or not path.is_file():
+    if not path.is_file():
         return SideFile({})
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: dict[str, dict[str, Any]] = {}
+    fetched: Counter[str] = Counter()
     try:
         with pq.ParquetFile(path) as file:
             names = [field.name for field in file.schema_arrow if is_scalar(field.type)]
@@ -146,9 +155,21 @@ def read_side_file(shard: Path | str, keys: Collection[str]) -> SideFile:
                 for row in batch.to_pylist():
                     if row["key"] in keys:
                         rows.setdefault(row["key"], row)
+                    if (ended := outcome(row)) is not None:
+                        fetched[ended] += 1
     except (pa.ArrowException, OSError, ValueError) as fault:
         return SideFile(rows, f"{path.name} cannot be read ({str(fault).splitlines()[0] if str(fault) else fault!r})")
-    return SideFile(rows)
+    return SideFile(rows, fetched=dict(fetched))
+
+
+def outcome(row: dict[str, Any]) -> str | None:
+    """How a row's download ended: `success`, or why there is no picture, in words that many rows share (the first line of
+    img2dataset's message, without numbers of bytes); None where the row does not say."""
+    said = word(row, "status")
+    if not said or said == SUCCESS:
+        return said or None
+    message = (word(row, "error_message") or "").strip()
+    return BYTES.sub("", message.splitlines()[0])[:MAX_REASON] if message else said
 
 
 def is_scalar(kind: Any) -> bool:

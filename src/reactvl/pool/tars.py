@@ -10,8 +10,9 @@ import gc
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from reactvl.manifest import ReactvlError
@@ -70,6 +71,9 @@ class Catalogue(NamedTuple):
     samples: list[Sample]
     skipped: list[Skipped]
     damaged_json: int  # samples kept although their json cannot be parsed
+    fetched: Mapping[str, int] = MappingProxyType(
+        {}
+    )  # downloads by how they ended, as the side file says (`records.outcome`)
 
 
 class Fingerprint(NamedTuple):
@@ -149,7 +153,7 @@ def _catalogue(path: Path | str, kind: str, field: str) -> Catalogue:
         record = parsed(members["json"][2]) if "json" in members else {}
         damaged += record is None
         samples.append(sample_of(key, ext, members, record, side, (kind, field)))
-    return Catalogue(samples, skipped, damaged)
+    return Catalogue(samples, skipped, damaged, side.fetched)
 
 
 def sample_of(
