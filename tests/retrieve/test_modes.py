@@ -44,7 +44,7 @@ def test_match_alone_finds_the_captions_that_hold_the_name(rows, embedded, text_
     embeddings = embedded(rows, texts=False)
     pairs = retrieve(embeddings, **ASKED, per_class=30, modes=["match"], out=tmp_path / "out")
     assert not text_tower
-    by_class = [pairs.by_class(name)["TEXT"].to_pylist() for name in CLASSES]
+    by_class = [pairs.by_class(name).captions for name in CLASSES]
     assert [len(captions) for captions in by_class] == [12, 21, 12]
     assert all("teapot" in caption.lower().split() or "Teapot," in caption for caption in by_class[1])
     assert by_class[1][:9] == ["a storm in a teapot"] * 9  # the name is a larger share of them
@@ -82,7 +82,7 @@ def test_match_reranked_by_pictures(rows, embedded, text_tower, world, tmp_path)
     pairs = retrieve(embeddings, **PLAIN, modes=["t2i", "match"], fusion="match-rerank", out=tmp_path / "out")
     queries = [text for text in text_tower if "teapot" in text]
     assert len(queries) == 2
-    table = pairs.by_class("teapot").to_pylist()
+    table = pairs.by_class("teapot").table().to_pylist()
     assert len(table) == 10 and not any("storm" in row["TEXT"] for row in table)  # their pictures show nothing of it
     images = np.concatenate([part.images() for part in embeddings.parts]).astype(float)
     offsets = np.cumsum([0, *(part.rows for part in embeddings.parts)])
@@ -122,7 +122,7 @@ def test_every_synonym_is_a_query(rows, embedded, text_tower, tmp_path):
         ("teapot", "teapot", "{}"),
         ("teapot", "teapot", "a picture of {}"),
     ]
-    found = pairs.by_class("firefox").to_pylist()
+    found = pairs.by_class("firefox").table().to_pylist()
     assert len(found) == 8 and pairs.classes == ["firefox", "teapot"]
     assert sum("red panda" in row["prompt"] for row in found) >= 6
     assert pairs.manifest.options["details"] is not None
@@ -148,7 +148,7 @@ def test_examples_find_their_like(rows, embedded, text_tower, world, tmp_path):
     asked = {"classes": str(tmp_path / "classes.json"), "templates": ["{}"], "per_class": 8}
     embeddings = embedded(rows)
     pairs = retrieve(embeddings, **asked, modes=["t2i", "i2i", "i2t"], out=tmp_path / "out")
-    found = pairs.by_class("kettle").to_pylist()
+    found = pairs.by_class("kettle").table().to_pylist()
     assert len(found) == 8 and all("Teapot" in row["TEXT"] or row["TEXT"] == "some drawing" for row in found)
     assert {row["mode"] for row in found} <= {"i2i", "i2t"}
     assert {row["prompt"] for row in found} <= {"pot.png", "pot2.png"}
@@ -229,7 +229,7 @@ def test_equal_classes_of_other_names_are_two(rows, embedded, text_tower, tmp_pa
             per_class=6,
             out=tmp_path / "out",
         )
-    prompts = [{row["prompt"] for row in pairs.by_class(number).to_pylist()} for number in (0, 1)]
+    prompts = [{row["prompt"] for row in pairs.by_class(number).table().to_pylist()} for number in (0, 1)]
     assert "teapot" in prompts[0] and "tractor" in prompts[1] and not {"teapot", "tractor"} <= prompts[0] & prompts[1]
 
 

@@ -3,11 +3,12 @@ pool."""
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from reactvl import __version__
 from reactvl.handles import foreign
 from reactvl.handles.foreign_columns import read_columns
+from reactvl.handles.hits import Hit, HitList
 from reactvl.manifest import (
     InputId,
     Manifest,
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
 
     from reactvl.models import Model
     from reactvl.pool.shards import KnownShards
-
-
-class Hit(NamedTuple):
-    """A pair that a search found."""
-
-    score: float
-    caption: str
-    shard: str
-    key: str
-    url: str | None
-    part: int
-    row: int
 
 
 STAGES = ("embed", "import")  # whose folders these are
@@ -216,9 +205,9 @@ class Embeddings:
         k: int = 10,
         mode: Literal["image", "text"] = "image",
         model: "Model | None" = None,
-    ) -> list[Hit]:
+    ) -> HitList:
         """The `k` pairs whose image (or caption, for `mode="text"`) is nearest to a text, a PIL image or a vector
-        (dim,).
+        (dim,): a list of `Hit` that shows itself in a notebook.
 
         Exact, over all pairs. `model` spares loading; it must be the one that made the embeddings, else ReactvlError.
         """
@@ -237,7 +226,8 @@ class Embeddings:
         if any(part is None for part in parts):
             raise ReactvlError(f"{self.folder}: has no {mode} vectors")
         hits = top_k(vector[None], parts, k)
-        return [self._hit(row, score) for row, score in zip(hits.row.tolist(), hits.score.tolist(), strict=True)]
+        found = [self._hit(row, score) for row, score in zip(hits.row.tolist(), hits.score.tolist(), strict=True)]
+        return HitList(found, self, asked(query, mode))
 
     def locate(self, row: int) -> tuple[int, int]:
         """(part, row in it) of a row counted over all parts in order."""
@@ -356,6 +346,14 @@ class Part:
             while row >= (rows := file.metadata.row_group(group).num_rows):
                 group, row = group + 1, row - rows
         return read_columns(self.metadata_path, columns, group).slice(row, 1).to_pylist()[0]
+
+
+def asked(query: "str | Image | np.ndarray", mode: str) -> str:
+    """A search in words."""
+    import numpy as np
+
+    what = f'"{query}"' if isinstance(query, str) else "a vector" if isinstance(query, np.ndarray) else "a picture"
+    return f"{what} in the {'pictures' if mode == 'image' else 'captions'}"
 
 
 def rows_of(metadata: Path, again: str) -> tuple[int, list[str]]:

@@ -1,16 +1,20 @@
 """The handle on a retrieved folder: the chosen pairs, a view on the pool."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reactvl.handles.class_pairs import ClassPairs
 from reactvl.handles.embeddings import Embeddings
+from reactvl.handles.showing import Gallery
 from reactvl.manifest import Manifest, ModelId, ReactvlError, missing_files, read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE, SHARDS = "pairs.parquet", "shards"
+CLASSES = 12  # shown unasked
 
 
 class Pairs:
@@ -61,10 +65,10 @@ class Pairs:
         """The folder of shards that `materialize` wrote; None without."""
         return self.folder / SHARDS if self.manifest.options.get("materialize") else None
 
-    def by_class(self, name: str | int) -> "pa.Table":
-        """The pairs of one class by its name (all classes of that name) or id; ReactvlError when there is no such
-        class."""
-        import pyarrow.compute as pc
+    def by_class(self, name: str | int) -> ClassPairs:
+        """The pairs of one class by its name (all classes of that name) or id, best first; `.show()` shows them.
+        ReactvlError when there is no such class."""
+        import pyarrow.parquet as pq
 
         classes = self.classes
         if isinstance(name, str):
@@ -75,8 +79,20 @@ class Pairs:
             raise ReactvlError(
                 f"{self.folder}: has no class {name!r}; it has {len(classes)}, such as {', '.join(classes[:3])}"
             )
-        table = self.table()
-        return table.filter(pc.is_in(table["class_id"], value_set=_ids(wanted)))
+        chosen = pq.read_table(self.folder / FILE, filters=[("class_id", "in", wanted)])
+        return ClassPairs(self, classes[wanted[0]], chosen.combine_chunks())
+
+    def show(self, n: int = 6, classes: Sequence[str | int] | None = None) -> Gallery:
+        """The first `n` pairs of these classes (names or ids; default: the first dozen) with captions and scores."""
+        asked = list(range(min(len(self.classes), CLASSES))) if classes is None else list(classes)
+        shelves = []
+        for name in asked:
+            of_class = self.by_class(name)
+            count = f"{len(of_class):,} pair{'s' if len(of_class) != 1 else ''}"
+            shelves.append(of_class.shelf(f"{of_class.name} ({count})", n)._replace(more=0))
+        left = len(self.classes) - len(asked)
+        hint = f'{left:,} more classes: .by_class("{self.classes[-1]}").show()' if left > 0 and classes is None else ""
+        return Gallery(f"{len(self):,} pairs of {len(self.classes):,} classes, each from its best", shelves, hint)
 
     def read_image(self, pair: int) -> bytes:
         """The encoded image of pair number `pair`, read from its shard; ReactvlError for a pool of URLs."""
@@ -94,9 +110,3 @@ class Pairs:
 
     def __repr__(self) -> str:
         return f"Pairs({str(self.folder)!r}: {len(self):,} pairs, {len(self.classes):,} classes)"
-
-
-def _ids(wanted: list[int]):
-    import pyarrow as pa
-
-    return pa.array(wanted, type=pa.int32())

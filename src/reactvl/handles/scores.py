@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reactvl.handles.score_view import ScoreView, compared
+from reactvl.handles.showing import Gallery
 from reactvl.manifest import Manifest, ReactvlError, missing_files, read_manifest
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ class Scores:
         with their 95% intervals; then probes, image-text retrieval and verdicts, where there are any."""
         return text_table(self.results)
 
+    def show(self) -> ScoreView:
+        """The same tables to look at: HTML in a notebook."""
+        return ScoreView(self)
+
+    def compare(self, task: str, before: str | None = None, after: str | None = None, n: int = 12) -> Gallery:
+        """Up to `n` pictures that `after` names rightly and `before` does not, and `n` the other way round, with both answers.
+
+        Models are given by their labels; by default the first, and the best of the others. Raises ReactvlError for a task or
+        model that was not evaluated."""
+        return compared(self, task, before, after, n)
+
     def predictions(self, task: str) -> "pa.Table":
         """One row an image and zero-shot column: image, label, class (of a multilabel task the lists `labels` and
         `classes`), model (the column's label), predicted, predicted_class, top5, probability, correct."""
@@ -53,6 +66,9 @@ class Scores:
         """The HTML report."""
         return self.folder / REPORT
 
+    def _repr_html_(self) -> str:
+        return self.show()._repr_html_()
+
     def __repr__(self) -> str:
         return f"Scores({str(self.folder)!r}: {len(self.results['models'])} models, {len(self.results['tasks'])} tasks)"
 
@@ -60,27 +76,38 @@ class Scores:
 def text_table(results: dict[str, Any]) -> str:
     """The tables of a results dict as aligned text, one a section; under them, which customized models beat the
     label-free baselines."""
-    sections: dict[str, list[dict[str, Any]]] = {}
-    for one in results["columns"] if results["tasks"] else []:
-        sections.setdefault(one["section"], []).append(one)
     blocks = [
-        ([name] if at else []) + section_table(results, shown) for at, (name, shown) in enumerate(sections.items())
+        ([name] if at else []) + section_table(results, shown) for at, (name, shown) in enumerate(sections(results))
     ]
     blocks += [caption_table(results)] if results["captions"] else []
     lines = verdict_lines(results["verdicts"])
     return "\n\n".join("\n".join(block) for block in [*blocks, *([lines] if lines else [])])
 
 
-def section_table(results: dict[str, Any], shown: list[dict[str, Any]]) -> list[str]:
-    """The table of some columns, with their means where there are several tasks."""
-    labels = [one["label"] for one in shown]
-    brief = {one["label"] for one in shown if is_baseline(one)}
+def sections(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The columns of each section: zero-shot first, then every probe."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in results["columns"] if results["tasks"] else []:
+        found.setdefault(one["section"], []).append(one)
+    return list(found.items())
+
+
+def task_rows(results: dict[str, Any]) -> tuple[list[tuple[str, dict]], list[tuple[str, dict]]]:
+    """(name, scores) of every task, and of the means under them where there are several tasks."""
     rows = [(task["name"], task["scores"]) for task in results["tasks"]]
     foot = []
     if len(rows) > 1:
         if results["elevater"]:
             foot.append((f"mean, {results['elevater']['tasks']} of ELEVATER's", results["elevater"]["mean"]))
         foot.append((results["mean_name"], results["mean"]))
+    return rows, foot
+
+
+def section_table(results: dict[str, Any], shown: list[dict[str, Any]]) -> list[str]:
+    """The table of some columns, with their means where there are several tasks."""
+    labels = [one["label"] for one in shown]
+    brief = {one["label"] for one in shown if is_baseline(one)}
+    rows, foot = task_rows(results)
     cells = [["", *(heading(one, number) for number, one in enumerate(shown))]]
     cells += [[name, *(cell(scores.get(label), label in brief) for label in labels)] for name, scores in [*rows, *foot]]
     return ruled(cells, len(foot))

@@ -13,6 +13,7 @@ pictures beyond it are left out, the same share from every section, and the page
 import dataclasses
 import functools
 import re
+import urllib.parse
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,14 @@ def note(text: str) -> Markup:
 def code(text: str) -> Markup:
     """Preformatted text: a command, a recipe."""
     return Markup("<pre>{}</pre>").format(text)
+
+
+def link(target: str, text: str = "") -> Markup:
+    """A link to a file that lies with the page, by its path from there: `retrieved/report.html`. Raises ValueError for an
+    address and for an absolute path: pages are moved and sent, and lead nowhere outside their run."""
+    if not target or ":" in target or target.startswith(("/", "#", "?")) or "\\" in target:
+        raise ValueError(f"a link of a report is a path relative to it, not {target!r}")
+    return Markup('<a href="{}">{}</a>').format(urllib.parse.quote(target), text or target)
 
 
 def shown(cell: Any) -> Any:

@@ -6,24 +6,25 @@ from typing import Any
 
 import numpy as np
 
-# Only formats that Pillow decodes itself: some of its other plug-ins start programs (EPS) or are seldom audited.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+from reactvl.pool.images import FORMATS, check_pixels
 
 
 def thumbnail(data: bytes | np.ndarray, side: int = 96) -> str:
     """A picture of at most `side` pixels as a webp data URI, 1 to 4 KB each at 96.
 
-    `data` is an encoded image or a uint8 array (H, W, 3). Transparency is shown on white. Bytes that are no image give
-    a tile with a cross: a report shows what it was given and does not fail for one bad picture.
+    `data` is an encoded image or a uint8 array (H, W, 3). Transparency is shown on white. Bytes that are no image, or one of
+    too many pixels, give a tile with a cross: a report shows what it was given and does not fail for one bad picture.
     """
     from PIL import Image
 
+    image = Image.fromarray(data) if isinstance(data, np.ndarray) else None
     try:
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data), formats=FORMATS)
-        image.draft("RGB", (side * 2, side * 2))
+        image = image or Image.open(io.BytesIO(data), formats=FORMATS)
+        image.draft("RGB", (side * 2, side * 2))  # of a JPEG, decode as few pixels as serve
+        check_pixels(image.height, image.width)
         image = on_white(image)
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow's plugins raise a dozen kinds of error on damaged bytes
         return BROKEN
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=78, method=4)
