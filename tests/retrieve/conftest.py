@@ -172,7 +172,13 @@ def text_tower(world, monkeypatch):
                 rows.append(unit(world.direction(word) + 0.05 * nudge))
             return np.stack(rows).astype(np.float32)
 
-    tiny = SimpleNamespace(id=MODEL, image_size=24, resize_mode="shortest", interpolation="bicubic")
+    tiny = SimpleNamespace(
+        id=MODEL,
+        image_size=24,
+        resize_mode="shortest",
+        interpolation="bicubic",
+        config={"preprocess_cfg": {}},
+    )
     monkeypatch.setattr("reactvl.models.encoder.Encoder", Encoder)
     monkeypatch.setattr("reactvl.models.load", lambda name: tiny)
     return encoded

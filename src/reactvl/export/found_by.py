@@ -21,9 +21,10 @@ def synonyms(pairs: Pairs) -> list[list[str]]:
     return names
 
 
-def search_meta(pairs: Pairs, chosen: pa.Table) -> dict[int, list[dict[str, str | float]]]:
+def search_meta(pairs: Pairs, chosen: pa.Table) -> dict[int, list[dict[str, str | float | None]]]:
     """{row of `chosen`: [{"query": prompt, "dist": cosine}, ...]} of the queries of its class that found it, in the order of
-    the queries; without such a hit the pair's own prompt and similarity. `chosen` has class_id, part, row, prompt and
+    the queries; without such a hit the pair's own prompt and similarity, and nothing for one that was picked by hand and
+    that no query found. `chosen` has class_id, part, row, prompt and
     similarity. Read a row group of hits.parquet at a time."""
     queries = pq.read_table(pairs.folder / "queries.parquet", columns=["query", "class_id", "prompt"]).to_pydict()
     class_of = dict(zip(queries["query"], queries["class_id"], strict=True))
@@ -53,7 +54,8 @@ def search_meta(pairs: Pairs, chosen: pa.Table) -> dict[int, list[dict[str, str 
     }
     for row in range(chosen.num_rows):
         if row not in meta:
-            meta[row] = [{"query": chosen["prompt"][row].as_py(), "dist": chosen["similarity"][row].as_py()}]
+            prompt, similarity = (chosen[column][row].as_py() for column in ("prompt", "similarity"))
+            meta[row] = [] if prompt is None else [{"query": prompt, "dist": similarity}]
     return meta
 
 

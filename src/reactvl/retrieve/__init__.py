@@ -71,7 +71,11 @@ def retrieve(
         "sha256"
     ],
     exclude: Annotated[
-        Path | None, Opt("file of what to leave out, a line each: shard/key or sha256 of an image")
+        list[Path] | Path | None, Opt("files of what to leave out, a line each: shard/key or sha256 of an image")
+    ] = None,
+    positives: Annotated[
+        list[Path] | Path | None,
+        Opt("files of pairs picked by hand, a line each: class TAB shard/key (or sha256); first in their class"),
     ] = None,
     exclude_images: Annotated[
         Sequence[str] | None, Opt("folders of evaluation images: they and their near copies are left out")
@@ -95,9 +99,10 @@ def retrieve(
     example pictures and words in captions can join in. A class gets what its queries found, ranked as `fusion` says (by
     default by the z-scores of its mean queries joined over the modes), each picture for the one class that it fits
     best (see `selection.py` for why), at most `per_class`. No label is used. The same embeddings and options give the
-    same bytes (with `search="auto"`: while it chooses the same). Raises ReactvlError for an empty class list, an
-    unknown mode, embeddings without the vectors that a mode needs, a model or an index that does not belong to the
-    embeddings, and options out of range.
+    same bytes (with `search="auto"`: while it chooses the same). With `overwrite`, what the queries of the earlier result
+    found serves again where only the choosing has changed (exclude, positives, dedup, where, ...). Raises ReactvlError
+    for an empty class list, an unknown mode, a line of a list that is no pair, embeddings without the vectors that a mode
+    needs, a model or an index that does not belong to the embeddings, and options out of range.
     """
     from reactvl.retrieve.run import Request, run
 
@@ -121,6 +126,7 @@ def retrieve(
             balance=balance,
             dedup=dedup,
             exclude=exclude,
+            positives=positives,
             exclude_images=exclude_images,
             where=where,
             search=search,

@@ -15,6 +15,7 @@ from reactvl.retrieve.exclusion import Exclusion
 from reactvl.retrieve.filters import Condition, decided
 from reactvl.retrieve.finding import Found
 from reactvl.retrieve.fusion import fused, ranks
+from reactvl.retrieve.positives import located
 from reactvl.retrieve.queries import SIDE
 from reactvl.retrieve.request import Plan, Request
 from reactvl.retrieve.scoring import Fit, FitScores
@@ -51,13 +52,15 @@ class Chooser:
             scored = [mode for mode in scored if SIDE[mode] == "image"]
         sides = {mode: plan.sides[mode] for mode in scored}
         self.fit = FitScores({mode: means[mode] for mode in scored}, sides, request.seed) if scored else None
+        self.picks = located(plan.positives, plan.embeddings)
         self.kept = None if plan.where is None else where_map(plan, plan.where, work / "where.bool")
 
     def choose(self, found: Found) -> Choice:
         plan, request = self.plan, self.request
         able = {mode: able_hits(plan, mode, hits) for mode, hits in found.hits.items()}
         codes_of_modes = {mode: codes_of(hits, self.name_of_query, plan.rows) for mode, hits in able.items()}
-        codes = np.unique(np.concatenate([np.empty(0, np.int64), *codes_of_modes.values()]))
+        picked = self.picks.name * np.int64(plan.rows) + self.picks.row
+        codes = np.unique(np.concatenate([picked, *codes_of_modes.values()]))
         name, row = np.divmod(codes, plan.rows)
         held = {mode: _among(codes, some) for mode, some in codes_of_modes.items()}
         fit = self.fit.of_pairs(name, row, lead=request.classes_per_pair == "margin") if self.fit else None
@@ -82,6 +85,7 @@ class Chooser:
             lead=None if fit is None else fit.lead,
             leaked=None if leaked is None else leaked[place],
             filtered=None if self.kept is None else ~self.kept[rows][place],
+            picked=self._picked(codes, picked) if len(picked) else None,
         )
         if "phash" in plan.dedup or "embedding" in plan.dedup:
             candidates = self._near(candidates, rows, place, picture, hashes)
@@ -103,10 +107,16 @@ class Chooser:
     def _score(self, fit: Fit | None, name, row, strength, held) -> np.ndarray:
         """float64: what candidates are ranked by."""
         if self.request.fusion in ("zscore", "match-rerank"):
-            return fit.joint if fit else strength["match"]
+            return fit.joint if fit else np.maximum(strength["match"], 0.0)  # a picked one may lack the name
         return fused(
             self.request.fusion, {mode: ranks(name, row, strength[mode], found) for mode, found in held.items()}
         )
+
+    def _picked(self, codes: np.ndarray, picked: np.ndarray) -> np.ndarray:
+        """int64: the turn of the candidates that were picked by hand, -1 for the others."""
+        turn = np.full(len(codes), -1, dtype=np.int64)
+        turn[np.searchsorted(codes, picked)] = self.picks.turn
+        return turn
 
     def _known(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
         """Of ascending rows: the number of its picture, int64 (equal for equal bytes where that is asked for); its
@@ -147,7 +157,10 @@ class Chooser:
         """The candidates with near duplicates joined: of those that could be chosen."""
         plan = self.plan
         running = candidates.fit | (self.request.classes_per_pair == "many")
-        for barred in (candidates.weak, candidates.excluded, candidates.leaked, candidates.filtered):
+        for barred in (candidates.weak, candidates.filtered):
+            running = running if barred is None else running & ~barred
+        running = running | candidates.by_hand
+        for barred in (candidates.excluded, candidates.leaked):
             running = running if barred is None else running & ~barred
         some = np.unique(place[running])
         options = {}

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reactvl.manifest import ReactvlError, replacing, sha256_json
+from reactvl.manifest import ReactvlError, sha256_json
 from reactvl.pool.tars import IMAGE_EXTENSIONS
 from reactvl.progress import progress, say
+from reactvl.retrieve.cache import keep, kept
 from reactvl.retrieve.duplicates import BITS, close_to, similar_to
 
 if TYPE_CHECKING:
@@ -80,26 +81,44 @@ class Exclusion:
         return reason
 
 
-def read_exclusion(path: Path | str | None) -> Exclusion:
-    """Read a text file: each line a SHA-256 in hex or `shard/key` (`00017.tar/000170042`); blank lines are passed over.
+def read_exclusion(paths: Sequence[Path | str] | Path | str | None) -> Exclusion:
+    """Read text files, which are joined: each line a SHA-256 in hex or `shard/key` (`00017.tar/000170042`); blank lines are
+    passed over.
 
     Raises ReactvlError for a missing file and a line that is neither.
     """
-    if path is None:
-        return Exclusion()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ReactvlError(f"{path}: the list of what to exclude cannot be read ({fault})") from None
     names, sums = set(), set()
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if len(line) == 64 and set(line.lower()) <= set("0123456789abcdef"):
-            sums.add(bytes.fromhex(line))
-        elif "/" in line.strip("/"):
-            names.add(line)
-        elif line:
-            raise ReactvlError(f"{path}, line {number}: '{line}' is neither a SHA-256 in hex nor shard/key")
+    for path in files(paths):
+        for place, line in lines_of(path, "the list of what to exclude"):
+            pair = pair_of(line.strip(), place)
+            (sums if isinstance(pair, bytes) else names).add(pair)
     return Exclusion(frozenset(names), frozenset(sums))
+
+
+def files(given: Sequence[Path | str] | Path | str | None) -> list[Path]:
+    """The files of an option that takes none, one or several."""
+    given = [] if given is None else [given] if isinstance(given, str | Path) else given
+    return [Path(path) for path in given]
+
+
+def lines_of(path: Path, what: str) -> Iterator[tuple[str, str]]:
+    """(place for a message, line) of every line that holds more than white space."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ReactvlError(f"{path}: {what} cannot be read ({fault})") from None
+    for number, line in enumerate(text.split("\n"), 1):  # a key may hold what else ends a line
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def pair_of(text: str, place: str) -> str | bytes:
+    """How a list names a pair: `shard/key`, or the SHA-256 of its image in hex, which becomes bytes."""
+    if len(text) == 64 and set(text.lower()) <= set("0123456789abcdef"):
+        return bytes.fromhex(text)
+    if "/" not in text.strip("/"):
+        raise ReactvlError(f"{place}: '{text}' is neither a SHA-256 in hex nor shard/key")
+    return text
 
 
 @dataclass(frozen=True)
@@ -147,17 +166,16 @@ def images_exclusion(
     """What leaves these images and their near copies out.
 
     encoder: of the model that made the embeddings; without one there are no vectors, and only bytes and hashes are
-    compared. cache: a file (npz) where the sums, hashes and vectors are kept, so that a stopped run does not encode
+    compared. cache: a file (npz) where the sums, hashes and vectors are kept, so that a later run does not encode
     again; it is read only if it is of these images and this model. Images that cannot be decoded count by
     their bytes alone and are listed. Raises ReactvlError for an image that cannot be read any more.
     """
     made_of = sha256_json([images.digest, encoder.model.id.sha256 if encoder else None])
-    known = _cached(cache, made_of)
+    known = None if cache is None else kept(cache, made_of)
     if known is None:
         known = _hashed(images, encoder)
         if cache is not None:
-            with replacing(cache) as part, open(part, "wb") as file:
-                np.savez(file, made_of=np.array(made_of), **known)
+            keep(cache, made_of, **known)
     unusable = tuple(map(tuple, json.loads(str(known["unusable"]))))
     if unusable:
         say(f"  {len(unusable):,} evaluation images cannot be decoded and are left out by their bytes alone")
@@ -169,13 +187,6 @@ def images_exclusion(
         cosine=cosine,
         unusable=unusable,
     )
-
-
-def _cached(cache: Path | None, made_of: str) -> dict[str, np.ndarray] | None:
-    if cache is None or not cache.exists():
-        return None
-    with np.load(cache, allow_pickle=False) as kept:
-        return {name: kept[name] for name in kept.files} if str(kept["made_of"]) == made_of else None
 
 
 def _hashed(images: ImageSet, encoder: "Encoder | None") -> dict[str, np.ndarray]:

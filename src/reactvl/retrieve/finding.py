@@ -1,4 +1,7 @@
-"""What every query finds in every mode, kept in the work folder so that a stopped run does not search again."""
+"""What every query finds in every mode, kept in the work folder so that a stopped run does not search again.
+
+The vectors of the queries are kept for longer (cache.py): a later run with the same classes, templates and model finds them.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +10,10 @@ import numpy as np
 
 from reactvl import models
 from reactvl.handles.index import Index
-from reactvl.manifest import Stage, replacing
+from reactvl.manifest import Stage, replacing, sha256_file, sha256_json
 from reactvl.progress import progress, say
 from reactvl.retrieve import tables
+from reactvl.retrieve.cache import FOLDER, keep, kept
 from reactvl.retrieve.match import match_names
 from reactvl.retrieve.queries import EXAMPLES, PROMPTS, SIDE, encode_examples, encode_prompts
 from reactvl.retrieve.request import Plan, Request
@@ -24,11 +28,11 @@ MOST_HITS = 1 << 25  # that a deeper search may hold for a mode
 @dataclass
 class Found:
     """Hits by mode, query numbers counted over all kinds. depth: by mode, int64 (queries of the mode,), how many nearest
-    each was asked for; matches: how many captions hold the name of each `match` query."""
+    each was asked for; matches: how many captions hold a name, summed over the `match` queries, None without any."""
 
     hits: dict[str, Hits] = field(default_factory=dict)
     depth: dict[str, np.ndarray] = field(default_factory=dict)
-    matches: np.ndarray | None = None
+    matches: int | None = None
 
 
 class Finder:
@@ -90,27 +94,16 @@ class Finder:
         return able
 
     def _searched(self, found: Found, mode: str, numbers: np.ndarray, k: int) -> Hits:
-        path = self.work / f"hits-{mode}-{self.round}.npz"
-        count = len(self.plan.queries)
+        path = hits_path(self.work, mode, self.round)
         if path.exists():
-            with np.load(path) as kept:
-                found.matches = _updated(found.matches, numbers, kept["matches"], mode, self.plan)
-                return Hits(*(kept[name] for name in ("query", "row", "score", "rank")), count, int(kept["unfit"]))
-        hits, matches = (
-            self._matched(numbers, k) if mode == "match" else (self._near(mode, numbers, k), np.empty(0, int))
-        )
-        found.matches = _updated(found.matches, numbers, matches, mode, self.plan)
-        hits = Hits(numbers[hits.query].astype(np.int32), hits.row, hits.score, hits.rank, count, hits.unfit)
-        with replacing(path) as part, open(part, "wb") as file:
-            np.savez(
-                file,
-                query=hits.query,
-                row=hits.row,
-                score=hits.score,
-                rank=hits.rank,
-                unfit=hits.unfit,
-                matches=matches,
-            )
+            hits, matches = read_hits(path, len(self.plan.queries))
+        else:
+            hits, matches = self._matched(numbers, k) if mode == "match" else (self._near(mode, numbers, k), 0)
+            query = numbers[hits.query].astype(np.int32)
+            hits = Hits(query, hits.row, hits.score, hits.rank, len(self.plan.queries), hits.unfit)
+            keep_hits(path, hits, matches)
+        if mode == "match" and self.round == 0:  # all captions are counted at once; looking deeper finds no others
+            found.matches = matches
         return hits
 
     def _near(self, mode: str, numbers: np.ndarray, k: int) -> Hits:
@@ -121,7 +114,7 @@ class Finder:
         with progress(f"searching {mode}{again}", self.plan.rows, "rows") as bar:
             return top_k(self.vectors[numbers], self.plan.sides[mode], k, advance=bar.advance, device=self.device)
 
-    def _matched(self, numbers: np.ndarray, k: int) -> tuple[Hits, np.ndarray]:
+    def _matched(self, numbers: np.ndarray, k: int) -> tuple[Hits, int]:
         queries, parts = self.plan.queries, self.plan.embeddings.parts
         value = None
         if self.plan.searched != self.plan.modes:  # match-rerank: ranked by the pictures from the start
@@ -133,7 +126,25 @@ class Finder:
 
         names = [queries.name[number] for number in numbers.tolist()]
         with progress("matching names in captions", self.plan.rows, "captions") as bar:
-            return match_names(names, tables.captions_of(parts), k, value=value, advance=bar.advance)
+            hits, counts = match_names(names, tables.captions_of(parts), k, value=value, advance=bar.advance)
+        return hits, int(counts.sum())
+
+
+def hits_path(work: Path, mode: str, number: int) -> Path:
+    """Where the work folder holds what a mode found in a round; round 0 asks every query for `per_prompt`."""
+    return work / f"hits-{mode}-{number}.npz"
+
+
+def keep_hits(path: Path, hits: Hits, matches: int) -> None:
+    columns = {name: getattr(hits, name) for name in ("query", "row", "score", "rank", "unfit")}
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **columns, matches=matches)
+
+
+def read_hits(path: Path, queries: int) -> tuple[Hits, int]:
+    with np.load(path) as held:
+        hits = Hits(*(held[name] for name in ("query", "row", "score", "rank")), queries, int(held["unfit"]))
+        return hits, int(held["matches"])
 
 
 def slice_of(span: range) -> slice:
@@ -150,31 +161,26 @@ def joined(hits: Hits, kept: np.ndarray, more: Hits) -> Hits:
     return Hits(query[order], row, score, rank, hits.queries, max(hits.unfit, more.unfit))
 
 
-def _updated(matches: np.ndarray | None, numbers: np.ndarray, counts: np.ndarray, mode: str, plan: Plan):
-    """The captions that hold each name, by query."""
-    if mode != "match":
-        return matches
-    span = plan.queries.of_mode(mode)
-    matches = np.zeros(len(span), dtype=np.int64) if matches is None else matches
-    matches[numbers - span.start] = counts
-    return matches
-
-
 def encoded(stage: Stage, plan: Plan, request: Request) -> np.ndarray:
-    """float32 (queries, dim) of prompts and examples, zeros for names to match; kept in the work folder, so that a stopped
-    run does not encode again."""
-    path = stage.work / "queries.npy"
-    if path.exists():
-        return np.load(path)
+    """float32 (queries, dim) of prompts and examples, zeros for names to match; taken from the cache where the same
+    were encoded before."""
     spans = plan.queries.spans
+    prompts = plan.queries.prompt[slice_of(spans[PROMPTS])]
+    pictures = [sha256_file(path) for entry in plan.entries for path in entry.examples] if spans[EXAMPLES] else []
+    path = stage.out / FOLDER / "queries.npz"
+    made_of = sha256_json(
+        [stage.manifest.version, plan.embeddings.model.sha256, plan.precision, len(plan.queries), prompts, pictures]
+    )
+    if known := kept(path, made_of):
+        return known["vectors"]
     vectors = np.zeros((len(plan.queries), plan.embeddings.model.dim), np.float32)
-    if spans[PROMPTS] or spans[EXAMPLES]:
+    if prompts or pictures:
         tower = encoder(plan, request)
-        if spans[PROMPTS]:
-            vectors[slice_of(spans[PROMPTS])] = encode_prompts(tower, plan.queries.prompt[slice_of(spans[PROMPTS])])
-        if spans[EXAMPLES]:
+        if prompts:
+            vectors[slice_of(spans[PROMPTS])] = encode_prompts(tower, prompts)
+        if pictures:
             vectors[slice_of(spans[EXAMPLES])] = encode_examples(tower, plan.entries)
-    write_array(path, vectors)
+    keep(path, made_of, vectors=vectors)
     return vectors
 
 
@@ -187,8 +193,3 @@ def encoder(plan: Plan, request: Request):
         model = models.load(model)
         plan.embeddings.require_model(model.id)
     return Encoder(model, device=request.device, precision=plan.precision)
-
-
-def write_array(path: Path, values: np.ndarray) -> None:
-    with replacing(path) as part, open(part, "wb") as file:
-        np.save(file, values)

@@ -16,6 +16,7 @@ from reactvl.tasks.templates import prompt
 
 PROMPTS, EXAMPLES, WORDS = "prompts", "examples", "words"
 MODES = ("t2i", "t2t", "i2i", "i2t", "match")
+POSITIVE = "positive"  # what stands for a mode where a pair was picked by hand and no query of its class found it
 KIND = {"t2i": PROMPTS, "t2t": PROMPTS, "i2i": EXAMPLES, "i2t": EXAMPLES, "match": WORDS}
 SIDE = {"t2i": "image", "i2i": "image", "t2t": "text", "i2t": "text"}  # the vectors that a mode searches
 PROMPTS_AT_A_TIME = 2048

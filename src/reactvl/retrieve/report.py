@@ -41,7 +41,7 @@ MEANING = {
     "below minimum": "Under min_similarity or min_score. Those that a similarity cut off were never candidates and are "
     "counted among the hits only.",
     "other class": "Found for this class, but they fit another one better, and a pair serves one class.",
-    "excluded": "Listed in the file of --exclude.",
+    "excluded": "Listed in a file of --exclude.",
     "ambiguous": "Their best class is ahead of the next by less than the margin.",
     "filtered": "The condition of --where does not hold for them.",
     "evaluation image": "They are, or nearly are, pictures of --exclude-images: training on them would spoil the evaluation.",

@@ -16,6 +16,7 @@ from reactvl.retrieve.duplicates import BITS, COSINE
 from reactvl.retrieve.exclusion import Exclusion, ImageSet, evaluation_images, read_exclusion
 from reactvl.retrieve.filters import Condition, checked_condition
 from reactvl.retrieve.fusion import FUSIONS
+from reactvl.retrieve.positives import Positive, digest, read_positives
 from reactvl.retrieve.queries import EXAMPLES, MODES, SIDE, Queries, queries_of
 from reactvl.retrieve.selection import CLASSES_PER_PAIR
 from reactvl.tasks.classes import ClassEntry, read_class_list
@@ -45,7 +46,8 @@ class Request:
     margin: float
     balance: float | None
     dedup: Sequence[str] | str
-    exclude: Path | None
+    exclude: Sequence[Path | str] | Path | str | None
+    positives: Sequence[Path | str] | Path | str | None
     exclude_images: Sequence[str] | str | None
     where: str | None
     search: str | Path | Sequence[str | Path]
@@ -77,6 +79,7 @@ class Plan:
     floors: dict[str, float]  # mode -> least similarity
     dedup: dict[str, float]  # notion -> threshold
     exclusion: Exclusion
+    positives: list[Positive]
     evaluation: ImageSet | None
     where: Condition | None
     precision: str
@@ -113,6 +116,7 @@ def checked(request: Request) -> Plan:
 
     embeddings, model = opened(request)
     exclusion = read_exclusion(request.exclude)
+    positives = read_positives(request.positives, entries)
     sides = {mode: vectors(embeddings, SIDE[mode]) for mode in scored}
     rows = sum(part.rows for part in embeddings.parts)
     if not rows:
@@ -139,6 +143,7 @@ def checked(request: Request) -> Plan:
         floors=least_similarities(request.min_similarity, modes),
         dedup=dedup,
         exclusion=exclusion,
+        positives=positives,
         evaluation=None if request.exclude_images is None else evaluation_images(_plain(request.exclude_images)),
         where=None if request.where is None else checked_condition(embeddings, request.where),
         precision=_precision(request),
@@ -314,6 +319,8 @@ def recorded(plan: Plan, request: Request) -> tuple[dict[str, Any], dict[str, In
         "precision": plan.precision,
         "materialize": request.materialize,
     }
+    if plan.positives:  # without any, what was retrieved before there was this option stays up to date
+        options["positives"] = digest(plan.positives)
     inputs = {"embeddings": plan.embeddings.identity(request.out)}
     for side, index in sorted(plan.indexes.items()):
         inputs[f"{side} index"] = index.identity(request.out)

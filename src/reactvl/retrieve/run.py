@@ -11,7 +11,9 @@ from reactvl.handles.pairs import FILE, Pairs
 from reactvl.manifest import Stage, stage_folder, write_bytes
 from reactvl.progress import say
 from reactvl.retrieve import engines
+from reactvl.retrieve.cache import FOLDER
 from reactvl.retrieve.choosing import Choice, Chooser
+from reactvl.retrieve.earlier import Earlier, earlier_result, take_over
 from reactvl.retrieve.exclusion import Exclusion, images_exclusion
 from reactvl.retrieve.finding import Finder, encoded, encoder, slice_of
 from reactvl.retrieve.queries import SIDE
@@ -25,11 +27,14 @@ def run(request: Request) -> Pairs:
     plan = checked(request)
     options, inputs = recorded(plan, request)
     embeddings = plan.embeddings
-    with stage_folder(
-        request.out, "retrieve", options=options, inputs=inputs, model=embeddings.model, overwrite=request.overwrite
-    ) as stage:
+    with (
+        earlier_result(request.out) as earlier,
+        stage_folder(
+            request.out, "retrieve", options=options, inputs=inputs, model=embeddings.model, overwrite=request.overwrite
+        ) as stage,
+    ):
         if not stage.done:
-            _retrieve(stage, plan, request)
+            _retrieve(stage, plan, request, earlier)
     pairs = Pairs(request.out)
     tell(pairs)
     return pairs
@@ -48,6 +53,8 @@ def tell(pairs: Pairs) -> None:
     if facts["few"]:
         shown = ", ".join(facts["few"][:8]) + (" ..." if len(facts["few"]) > 8 else "")
         say(f"  {len(facts['few'])} classes got few pairs: {shown}")
+    if "positives" in facts:
+        say(f"  {told_of_positives(facts['positives'])}")
     if facts["pool"] == "urls":
         say(
             f"  a pool of URLs: img2dataset --url_list {pairs.folder / FILE} --input_format parquet --url_col URL "
@@ -55,9 +62,20 @@ def tell(pairs: Pairs) -> None:
         )
 
 
-def _retrieve(stage: Stage, plan: Plan, request: Request) -> None:
+def told_of_positives(facts: dict[str, Any]) -> str:
+    """`picked by hand: 12 pairs; 10 kept, 1 excluded; 1 not in the pool: 00017.tar/000170042`"""
+    fates = ", ".join(f"{count:,} {fate}" for fate, count in facts["fates"].items())
+    words = f"picked by hand: {facts['listed']:,} pairs" + (f"; {fates}" if fates else "")
+    if facts["not_in_pool"]:
+        shown = ", ".join(facts["lacking"][:3]) + (" ..." if facts["not_in_pool"] > 3 else "")
+        words += f"; {facts['not_in_pool']:,} not in the pool: {shown}"
+    return words
+
+
+def _retrieve(stage: Stage, plan: Plan, request: Request, earlier: Earlier | None) -> None:
     device = device_of(request)
     indexes = chosen_engines(stage, plan, device)
+    take_over(earlier, stage, plan, indexes)
     vectors = _timed(stage, "encode", lambda: encoded(stage, plan, request))
     means = means_of(plan, vectors)
     finder = Finder(stage, plan, vectors, means, indexes, device)
@@ -65,7 +83,7 @@ def _retrieve(stage: Stage, plan: Plan, request: Request) -> None:
     leaks = Exclusion()
     if plan.evaluation is not None:
         tower = encoder(plan, request) if all(part.images() is not None for part in plan.embeddings.parts) else None
-        leaks = images_exclusion(plan.evaluation, tower, cache=stage.work / "evaluation.npz")
+        leaks = images_exclusion(plan.evaluation, tower, cache=stage.out / FOLDER / "evaluation.npz")
     chooser = Chooser(plan, request, means, leaks, stage.work)
     choice = _timed(stage, "choose", lambda: chooser.choose(found))
     while request.top_up and (short := short_names(plan, request, choice)).any():

@@ -19,7 +19,11 @@ How a pair is ranked, and why:
 - One picture is chosen once: where its score is best. What one picture is, the caller says: equal bytes (sha256), or
   near duplicates too (duplicates.py). With `"many"` this holds within a class. Classes of one name share what their
   name wins, dealt in turns, so that the second of ImageNet's two "missile" does not stay empty.
-- At most `per_class` pairs a class; with `balance` also at most so many times the pairs of the median class.
+- A pair that was picked by hand is in its class, before all others, however it scores and whatever else it fits. Only
+  exclusion goes before it, and of a picture that was picked twice for a class one is chosen. What it is a copy of
+  goes to nobody else, but to another class that it was picked for as well.
+- At most `per_class` pairs a class, or those picked by hand if they are more; with `balance` also at most so many times
+  the pairs of the median class.
 
 Everything here is a function of arrays, in exact order; nothing depends on how rows are split or threads run.
 """
@@ -47,6 +51,7 @@ FATES = (
     "over balance",
 )
 CLASSES_PER_PAIR = ("one", "margin", "many")
+ABSOLUTE = (EXCLUDED, EVALUATION_IMAGE)  # what keeps out even a pair that was picked by hand
 MARGIN = 0.5  # standard deviations: with `margin`, what a pair's class must be ahead of the next best
 
 
@@ -58,7 +63,8 @@ class Candidates:
     another name fits better; picture: int64, equal for rows of equal image bytes; excluded: bool, listed by --exclude;
     weak: bool, True for scores under the minimum. None where the option is off: near: int64, equal for near duplicates,
     and for every two rows of equal picture; lead: float64, the score less the best score of any other name; leaked:
-    bool, an evaluation image; filtered: bool, --where does not hold.
+    bool, an evaluation image; filtered: bool, --where does not hold; picked: int64, the turn of those that were picked by
+    hand, from 0, -1 for all others.
     """
 
     name: np.ndarray
@@ -72,6 +78,18 @@ class Candidates:
     lead: np.ndarray | None = None
     leaked: np.ndarray | None = None
     filtered: np.ndarray | None = None
+    picked: np.ndarray | None = None
+
+    @property
+    def by_hand(self) -> np.ndarray:
+        """bool (n,): picked by hand."""
+        return np.zeros(len(self.row), dtype=bool) if self.picked is None else self.picked >= 0
+
+    @property
+    def turn(self) -> np.ndarray:
+        """int64 (n,): the turn of those that were picked by hand; all others come after them, at once."""
+        last = np.iinfo(np.int64).max
+        return np.full(len(self.row), last) if self.picked is None else np.where(self.by_hand, self.picked, last)
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ def select(
     margin: float = MARGIN,
     balance: float | None = None,
 ) -> Selection:
-    """Choose at most `per_class` candidates for every class.
+    """Choose at most `per_class` candidates for every class, and all that were picked for it.
 
     name_of_class: int64 (classes,), equal for equal names. classes_per_pair: one of CLASSES_PER_PAIR; "margin" wants
     `candidates.lead` of `margin` or more, "many" passes over `candidates.fit`. balance: no class gets more than this
@@ -110,14 +128,15 @@ def select(
     if classes_per_pair not in CLASSES_PER_PAIR or (classes_per_pair == "margin" and candidates.lead is None):
         raise ValueError(f"classes_per_pair is {classes_per_pair!r}, wanted one of {CLASSES_PER_PAIR} (margin: leads)")
     count = len(candidates.row)
+    by_hand = candidates.by_hand
     fate = np.full(count, KEPT, dtype=np.int8)
     class_id, rank, winner = (np.full(count, -1, dtype=np.int64) for _ in range(3))
     for reason, barred in _bars(candidates, classes_per_pair, margin):  # the last reason is the one that is told
-        fate[barred] = reason
+        fate[barred if reason in ABSOLUTE else barred & ~by_hand] = reason
 
     running = np.flatnonzero(fate == KEPT)
-    order = np.lexsort((candidates.row[running], candidates.name[running], -candidates.score[running]))
-    running = running[order]  # best first
+    keys = (candidates.row, candidates.name, -candidates.score, candidates.turn)
+    running = running[np.lexsort([key[running] for key in keys])]  # picked ones in their turns, then the best first
     picture = _pictures(candidates, running, within_name=classes_per_pair == "many")
     _, first, picture = np.unique(picture, return_index=True, return_inverse=True)
     winner[running] = won_by = running[first[picture]]
@@ -125,17 +144,17 @@ def select(
     fate[running] = np.where(candidates.row[won_by] == candidates.row[running], OTHER_CLASS, copies)
 
     won = running[np.sort(first)]
-    won = won[np.argsort(candidates.name[won], kind="stable")]  # by name, best first
+    won = won[np.argsort(candidates.name[won], kind="stable")]  # by name, in the order in which they run
     edges = np.searchsorted(candidates.name[won], np.arange(name_of_class.max(initial=-1) + 2))
     for number, classes in enumerate(classes_of_names(name_of_class)):
         winners = won[edges[number] : edges[number + 1]]
         turn = np.arange(len(winners))
         class_id[winners] = classes[turn % len(classes)]
         rank[winners] = turn // len(classes)
-    fate[won] = np.where(rank[won] < per_class, KEPT, OVER_CAP)
+    fate[won] = np.where((rank[won] < per_class) | by_hand[won], KEPT, OVER_CAP)
     if balance is not None:
         cap = balanced_cap(np.bincount(class_id[won], minlength=len(name_of_class)), per_class, balance)
-        fate[won[(rank[won] >= cap) & (rank[won] < per_class)]] = OVER_BALANCE
+        fate[won[(rank[won] >= cap) & (rank[won] < per_class) & ~by_hand[won]]] = OVER_BALANCE
     return Selection(fate, class_id, rank, winner)
 
 
@@ -153,12 +172,14 @@ def _bars(candidates: Candidates, classes_per_pair: str, margin: float) -> Itera
 
 
 def _pictures(candidates: Candidates, running: np.ndarray, within_name: bool) -> np.ndarray:
-    """int64 (running,): what is chosen once; with `within_name`, once for every name."""
+    """int64 (running,): what is chosen once; with `within_name`, once for every name. `running` begins with those that
+    were picked, and of a picture that was picked for several names each name has its own."""
     picture = (candidates.picture if candidates.near is None else candidates.near)[running]
-    if not within_name:
-        return picture
-    _, picture = np.unique(picture, return_inverse=True)
-    return candidates.name[running] * np.int64(max(len(running), 1)) + picture
+    _, first, picture = np.unique(picture, return_index=True, return_inverse=True)
+    name = candidates.name[running]
+    own = candidates.by_hand[running] & (name[first[picture]] != name)
+    apart = name * np.int64(max(len(running), 1)) + picture
+    return apart if within_name else np.where(own, len(first) + apart, picture)
 
 
 def balanced_cap(won: np.ndarray, per_class: int, balance: float) -> int:

@@ -16,10 +16,11 @@ PAIRS = pa.schema(
     [
         ("class", pa.string()),
         ("class_id", pa.int32()),
-        ("prompt", pa.string()),  # of the query that found it best: a prompt, an example's file name, a name (match)
-        ("mode", pa.string()),  # of that query: one of MODES
+        # of the query of its class that found it best: a prompt, an example's file name, a name (match); null for none
+        ("prompt", pa.string()),
+        ("mode", pa.string()),  # of that query: one of MODES; "positive" where it was picked by hand and none found it
         ("score", pa.float32()),  # what it is ranked by: see fusion.py
-        ("similarity", pa.float32()),  # cosine of that query; null for match
+        ("similarity", pa.float32()),  # cosine of that query; null for match and for "positive"
         ("rank", pa.int32()),  # 0 is the class's best
         ("part", pa.int32()),
         ("row", pa.int64()),

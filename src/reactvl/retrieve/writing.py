@@ -15,7 +15,7 @@ from reactvl.retrieve import tables
 from reactvl.retrieve.choosing import Choice, Chooser, able_hits
 from reactvl.retrieve.exclusion import Exclusion
 from reactvl.retrieve.finding import Found
-from reactvl.retrieve.queries import MODES, SIDE
+from reactvl.retrieve.queries import MODES, POSITIVE, SIDE
 from reactvl.retrieve.report import Findings, Similarities, write_report
 from reactvl.retrieve.request import Plan, Request
 from reactvl.retrieve.selection import BELOW_MINIMUM, FATES, KEPT, fate_counts, fates_of_hits
@@ -46,6 +46,8 @@ def write(
     facts = facts_of(plan, request, table, found, indexes)
     facts["fates_of_hits"] = dict(zip(FATES, fates.tolist(), strict=True))
     facts["fates_of_candidates"] = fate_counts(choice.selection.fate)
+    if plan.positives:
+        facts["positives"] = positives_of(plan, chooser, choice)
     if leaks.unusable:
         facts["unusable_evaluation_images"] = [list(one) for one in leaks.unusable[:100]]
     write_report(out / "report.html", findings(plan, request, chooser, choice, table, facts, similarities))
@@ -70,6 +72,19 @@ def write(
     )
 
 
+def positives_of(plan: Plan, chooser: Chooser, choice: Choice) -> dict:
+    """What became of the pairs that were picked by hand: how many were listed, the fates of the rows that they are, and
+    which the pool does not hold."""
+    lacking = chooser.picks.lacking
+    fates = fate_counts(choice.selection.fate[choice.candidates.by_hand])
+    return {
+        "listed": len(plan.positives),
+        "fates": {fate: count for fate, count in fates.items() if count},
+        "not_in_pool": len(lacking),
+        "lacking": [str(one) for one in lacking[:100]],
+    }
+
+
 def pairs_table(plan: Plan, chooser: Chooser, choice: Choice, found: Found) -> pa.Table:
     """The rows of pairs.parquet, by class and rank."""
     selection, candidates = choice.selection, choice.candidates
@@ -77,15 +92,16 @@ def pairs_table(plan: Plan, chooser: Chooser, choice: Choice, found: Found) -> p
     kept = kept[np.lexsort((selection.rank[kept], selection.class_id[kept]))]
     class_id = selection.class_id[kept]
     mode, query, similarity = finders(plan, choice, found, kept, class_id)
-    no_cosine = (mode == MODES.index("match")) & (plan.searched == plan.modes)
+    by_hand = mode < 0
+    no_cosine = by_hand | ((mode == MODES.index("match")) & (plan.searched == plan.modes))
     part, row = chooser.split(candidates.row[kept])
     known = tables.metadata_of(plan.embeddings.parts, part, row)
     return pa.table(
         {
             "class": pa.array(plan.classes, type=pa.string()).take(pa.array(class_id)),
             "class_id": class_id,
-            "prompt": pa.array([plan.queries.prompt[at] for at in query.tolist()], type=pa.string()),
-            "mode": pa.array(MODES, type=pa.string()).take(pa.array(mode)),
+            "prompt": pa.array([plan.queries.prompt[at] for at in query.tolist()], pa.string(), mask=by_hand),
+            "mode": pa.array([*MODES, POSITIVE], type=pa.string()).take(pa.array(np.where(by_hand, len(MODES), mode))),
             "score": candidates.score[kept].astype(np.float32),
             "similarity": pa.array(similarity, mask=no_cosine),
             "rank": selection.rank[kept],
@@ -100,7 +116,8 @@ def pairs_table(plan: Plan, chooser: Chooser, choice: Choice, found: Found) -> p
 
 def finders(plan: Plan, choice: Choice, found: Found, kept: np.ndarray, class_id: np.ndarray):
     """For every kept pair the query of its own class that found it best: in the mode in which the pair is strongest among
-    those that found it, `match` where no other did. (place in MODES, query, similarity), each (pairs,)."""
+    those that found it, `match` where no other did. (place in MODES, query, similarity), each (pairs,); the place is -1 for
+    a pair that was picked by hand and that none found."""
     order = np.argsort(choice.codes[kept], kind="stable")
     wanted = choice.codes[kept][order], class_id[order]
     mode = np.full(len(kept), -1, dtype=np.int64)
@@ -200,7 +217,9 @@ def facts_of(plan: Plan, request: Request, table: pa.Table, found: Found, indexe
         "few": [plan.classes[number] for number in few.tolist()],
         "short": int((per_class < request.per_class).sum()),
         "captions_without_class_name": round(float(1 - named.mean()), 4) if len(named) else 0.0,
-        "pairs_by_mode": {mode: modes.count(mode) for mode in plan.searched},
+        "pairs_by_mode": {
+            mode: modes.count(mode) for mode in [*plan.searched, *([POSITIVE] if plan.positives else [])]
+        },
         "lowest_similarity": {
             mode: round(float(hits.score.min()), 4) if len(hits) else None for mode, hits in found.hits.items()
         },
@@ -212,7 +231,7 @@ def facts_of(plan: Plan, request: Request, table: pa.Table, found: Found, indexe
         "tasks": list(request.tasks) if request.tasks and not isinstance(request.tasks, str) else request.tasks,
     }
     if found.matches is not None:
-        facts["captions_that_hold_a_name"] = int(found.matches.sum())
+        facts["captions_that_hold_a_name"] = found.matches
     return facts
 
 
@@ -257,7 +276,8 @@ def findings(
         names=[plan.classes[at] for at in first.tolist()],
         per_class=request.per_class,
         asked=f"At most {request.per_class:,} pairs a class, from {plan.per_prompt:,} nearest of every query; modes "
-        f"{', '.join(plan.modes)}, joined by {request.fusion}; no label was used.",
+        f"{', '.join(plan.modes)}, joined by {request.fusion}; "
+        + (f"{len(plan.positives):,} pairs were picked by hand." if plan.positives else "no label was used."),
         pairs=table,
         few=facts["few"],
         unnamed=facts["captions_without_class_name"],
