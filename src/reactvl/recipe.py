@@ -14,9 +14,13 @@
     data = "data/"
 
 `reactvl run recipe.toml --out run/` runs embed, retrieve, every customize, evaluate, each skipped where its result is up to date.
+
+With `--until retrieve` it stops where the pairs can be looked at. What is marked in the page of `reactvl serve run/` lies in
+run/review/ (exclude.txt: pairs that are wrong; positives.tsv: pairs that were picked), and the next run uses it.
 """
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +39,7 @@ from reactvl.retrieve import retrieve
 STAGES = {"embed": embed, "retrieve": retrieve, "customize": customize, "evaluate": evaluate, "index": index}
 TABLES = {name: table(stage, name.title()) for name, stage in STAGES.items()}
 Until = Literal["embed", "retrieve", "customize", "evaluate"]
+MARKS = {"exclude": "exclude.txt", "positives": "positives.tsv"}  # retrieve's options, and their files in RUN/review
 
 
 class Recipe(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +72,9 @@ def run(
 ) -> Path:
     """Run a recipe from pool to report. The same command again resumes it; stages that are up to date are skipped.
 
-    Returns `out`. Raises ReactvlError for an unknown key, a wrong type or a missing input, before any work.
+    Pairs that were marked in the page of `reactvl serve OUT` (OUT/review/exclude.txt and positives.tsv) are left out and
+    put first, beside those of the recipe. Returns `out`. Raises ReactvlError for an unknown key, a wrong type or a missing
+    input, before any work.
     """
     asked = {"pool": pool, "classes": classes, "model": model, "per_class": per_class, "data": data}
     if recipe is None and any(value is not None for value in asked.values()):
@@ -183,7 +190,8 @@ def execute(recipe: Recipe, out: Path, until: Until) -> None:
     from reactvl.models import load
     from reactvl.summary import write_summary
 
-    check(recipe)
+    chosen = with_marks(options(recipe.retrieve), out)
+    check(recipe, chosen)
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "recipe.toml", as_toml(recipe))  # what was run stands beside its results
@@ -193,8 +201,11 @@ def execute(recipe: Recipe, out: Path, until: Until) -> None:
         index(embeddings, out=out / "index", overwrite=True, **options(recipe.index))
     if until == "embed":
         return
-    pairs = retrieve(embeddings, out=out / "retrieved", overwrite=True, **options(recipe.retrieve))
+    pairs = retrieve(embeddings, out=out / "retrieved", overwrite=True, **chosen)
     if until == "retrieve":
+        folder = shlex.quote(str(out))
+        say(f"run: stopped after retrieve; look at the pairs and mark them in the page of: reactvl serve {folder}")
+        say(f"  go on, without those marked wrong and with those picked: reactvl run --out {folder}")
         return
     tuned = [
         customize(base, pairs, out=out / "customized" / name, overwrite=True, view_cache=out / "views", **options(each))
@@ -207,9 +218,30 @@ def execute(recipe: Recipe, out: Path, until: Until) -> None:
     say(f"run: {time.monotonic() - began:.0f} s; the report is {out / 'report.html'}")
 
 
-def check(recipe: Recipe) -> None:
-    """Stop at a bad value before any work: inputs that do not exist, empty classes, unknown tasks and settings."""
+def with_marks(chosen: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Retrieve's options with what was marked in the page of the run; files without a mark change nothing. Says so."""
+    from reactvl.retrieve.exclusion import files, lines_of
+
+    joined, said = dict(chosen), []
+    for option, name in MARKS.items():
+        path = out / "review" / name
+        count = sum(1 for _ in lines_of(path, "the list of marked pairs")) if path.exists() else 0
+        if count:
+            joined[option] = [*files(chosen.get(option)), path]
+            said.append(f"{count:,} {'left out' if option == 'exclude' else 'picked by hand'} ({path})")
+    if said:
+        say(f"run: pairs marked in the review are used: {', '.join(said)}")
+    return joined
+
+
+def check(recipe: Recipe, chosen: dict[str, Any]) -> None:
+    """Stop at a bad value before any work: inputs that do not exist, empty classes, unknown tasks and settings.
+
+    chosen: retrieve's options, with the marks of the run.
+    """
     from reactvl.pool.patterns import expand
+    from reactvl.retrieve.exclusion import read_exclusion
+    from reactvl.retrieve.positives import read_positives
     from reactvl.tasks import find
     from reactvl.tasks.benchmarks import benchmark
     from reactvl.tasks.classes import read_class_list
@@ -217,16 +249,16 @@ def check(recipe: Recipe) -> None:
     from reactvl.train.augmentation import configure
 
     expand(recipe.pool)
-    chosen = options(recipe.retrieve)
     if ("classes" in chosen) == ("tasks" in chosen):
         what = "has both `classes` and `tasks`" if "tasks" in chosen else "lacks `classes`"
         raise ReactvlError(
             f"recipe: [retrieve] {what}: give a file of one name a line, a list, or a benchmark's name as tasks"
         )
-    if "classes" in chosen:
-        read_class_list(chosen["classes"])
+    entries = read_class_list(chosen["classes"]) if "classes" in chosen else []
     for name in chosen.get("tasks", []):
-        benchmark(name)
+        entries += benchmark(name).classes
+    read_exclusion(chosen.get("exclude"))
+    read_positives(chosen.get("positives"), entries)
     if "templates" in chosen:
         read_templates(chosen["templates"])
     for each in recipe.customize.values():
