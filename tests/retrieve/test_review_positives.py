@@ -1,7 +1,9 @@
 """Pairs that were picked by hand, and lists of exclusion in several files."""
 
 import dataclasses
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from reactvl.handles.foreign_columns import read_columns
 from reactvl.manifest import ReactvlError
+from reactvl.options import command_line
+from reactvl.recipe import TABLES
 from reactvl.retrieve import positives, retrieve
 from reactvl.retrieve.positives import located, read_positives
 from reactvl.retrieve.selection import FATES, KEPT, Candidates, select
@@ -206,6 +210,15 @@ def test_lists_are_read_strictly(tmp_path):
     for path in (listed, tmp_path / "gone.tsv"):
         with pytest.raises(ReactvlError, match="list of positives cannot be read"):
             read_positives(path, entries)
+
+
+def test_one_file_or_several_on_the_command_line_and_in_a_recipe():
+    typed = command_line(retrieve, "retrieve", ["x", "--out", "o", "--exclude", "a", "b", "--positives", "c"])
+    assert typed["exclude"] == [Path("a"), Path("b")] and typed["positives"] == [Path("c")]
+    for files in ("a", ["a", "b"]):
+        assert msgspec.convert({"exclude": files}, TABLES["retrieve"]).exclude == files
+    with pytest.raises(msgspec.ValidationError, match="positives"):
+        msgspec.convert({"positives": 3}, TABLES["retrieve"])
 
 
 def test_classes_of_one_name_share_what_was_picked(pool, text_tower, tmp_path):
