@@ -1,0 +1,66 @@
+"""A small run of real files, made once: a pool with URLs, a duplicate and a hostile caption; embeddings, retrieved pairs and
+a customized model. Tests that write into a run take `own_run`, a copy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests_support import COLOURS, drawing
+
+SHARDS, EACH = 3, 30
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script> green thing'
+TWIN, OF = 40, 34  # pair 40 is pair 34's picture again, under another URL
+
+
+@pytest.fixture(scope="session")
+def small_pool(tmp_path_factory) -> Path:
+    """3 shards of 30 pairs: red, green, blue in turn, jpg, png and webp, each with its URL; some captions are hostile."""
+    from reactvl.pool.writer import ShardWriter
+
+    folder = tmp_path_factory.mktemp("serve") / "pool"
+    captions = {4: HOSTILE, 10: "green thing " + "very long caption " * 200, 16: "\u202egreen thing\u202c צבע 🟢"}
+    with ShardWriter(folder, max_count=EACH) as writer:
+        for number in range(SHARDS * EACH):
+            ext = ("jpg", "png", "webp")[number % 3]
+            caption = captions.get(number, f"{COLOURS[number % 3]} thing {number % 9}")
+            record = {"url": f"https://example.org/{number}.{ext}", "status": "success"}
+            drawn = drawing(OF, ext) if number == TWIN else drawing(number, ext)
+            writer.write(drawn, ext, caption, record)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_pool, small_model) -> Path:
+    """A finished run as `reactvl run` leaves it: recipe.toml, embeddings/, retrieved/, customized/gated-image/. Read only."""
+    from reactvl.recipe import run
+
+    home = small_pool.parent
+    (home / "recipe.toml").write_text(
+        f"""
+pool = {json.dumps(str(small_pool))}
+model = {json.dumps(small_model)}
+[retrieve]
+classes = ["red", "green", "blue"]
+templates = ["{{}}", "a {{}} thing"]
+per_class = 15
+[customize.gated-image]
+tune = "gated-image"
+steps = 2
+batch_size = 16
+workers = 1
+"""
+    )
+    return run(home / "recipe.toml", out=home / "run")
+
+
+@pytest.fixture(scope="session")
+def small_embeddings(small_run) -> Path:
+    """The run's embeddings, served by themselves: no classes, no models beside the base. Read only."""
+    return small_run / "embeddings"
+
+
+@pytest.fixture
+def own_run(small_run, tmp_path) -> Path:
+    """A copy of the run to write into; its pool stays where it is."""
+    return shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve", "review"))
