@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "customize": ("reactvl.customize", "customize", "train a CLIP model on retrieved pairs"),
     "evaluate": ("reactvl.evaluate", "evaluate", "scores of models on labelled tasks, beside label-free baselines"),
     "predict": ("reactvl.predict", "predict", "classes of your own images"),
+    "serve": ("reactvl.serve", "serve", "a page and an API to search, look at and judge pairs"),
     "pack": ("reactvl.pack", "pack", "img2dataset's outputs, folders of pictures and CSVs into a pool of shards"),
     "catalog": ("reactvl.catalog", "catalog", "what is in a pool, without a model: places, captions, fields, hashes"),
     "import": (
