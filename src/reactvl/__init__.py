@@ -38,6 +38,7 @@ HOMES = {
     "Pairs": "reactvl.handles.pairs",
     "Scores": "reactvl.handles.scores",
     "Catalog": "reactvl.handles.catalog",
+    "Client": "reactvl.serve.client",
     "Pool": "reactvl.handles.pool",
     "ReactvlError": "reactvl.manifest",
 }
