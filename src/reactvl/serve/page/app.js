@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { showChips } from "./chips.js";
-import { plural, settled } from "./element.js";
+import { element, plural, settled } from "./element.js";
 import { takePictures } from "./intake.js";
 import { listen } from "./keyboard.js";
 import { Marks } from "./marks.js";
@@ -19,6 +19,7 @@ const by = (id) => document.getElementById(id);
 const state = new State();
 const marks = new Marks();
 let lastMarked = null; // for Shift+x
+let lastPicked = null; // the class chosen last, and for which query
 
 switchTheme(by("theme"));
 if (matchMedia("(max-width: 46rem)").matches) {
@@ -50,10 +51,9 @@ async function open() {
     pictures: info.pictures, marks, name, act: (action, hit) => act(action, hit, { shifted: false, gallery: gallery() }),
     step: (by) => (gallery()?.move(by > 0 ? "right" : "left") ? gallery().current.hit : null),
   });
-  const review = info.review === true || info.run === true;
   by("panel-marks").hidden = false;
-  new Review(by("marks"), marks, { run: review, pictures: info.pictures, onopen: (mark) => viewer.show(mark), onfault: showFault });
-  if (review) await marks.load(name).catch(showFault);
+  new Review(by("marks"), marks, { run: info.review, pictures: info.pictures, onopen: (mark) => viewer.show(mark), onfault: showFault });
+  if (info.review) await marks.load(name).catch(showFault);
 
   function act(action, hit, { shifted, gallery }) {
     const mark = marks.of(hit);
@@ -79,17 +79,20 @@ async function open() {
     if (!chosen) {
       const first = marks.of(hit)?.name ?? likely(hit)?.name ?? "";
       chosen = await pickClass(by("picker"), info.classes, { likely: first, caption: hit.caption ?? "" });
+      if (!chosen) return;
+      lastPicked = { wanted: JSON.stringify(query(state.now)), chosen };
     }
-    if (!chosen) return;
     marks.pick(hit, chosen.id, chosen.name);
     say(`picked for ${chosen.name}`);
   }
 
-  // The class one is looking at, the one whose name was searched for, the one it was retrieved for: in this order.
+  // The class one is looking at, the one chosen last for this query, the one whose name was searched for, the one that
+  // the pair was retrieved for: in this order.
   function likely(hit) {
     const { classId } = state.now;
     if (classId !== null && classes.has(classId)) return { id: classId, name: name(classId) };
     const terms = query(state.now);
+    if (lastPicked?.wanted === JSON.stringify(terms)) return lastPicked.chosen;
     const wanted = terms.length === 1 && terms[0].text?.trim().toLocaleLowerCase();
     const named = wanted && info.classes.find((one) => one.name.toLocaleLowerCase() === wanted);
     if (named) return named;
@@ -115,7 +118,7 @@ async function open() {
     }
   }).observe(by("results"), { subtree: true, childList: true, attributeFilter: ["class"] });
 
-  listenToForm();
+  listenToForm(info);
   listen({
     dialogs: [by("viewer"), by("picker"), by("keys")], viewer, inGallery: (node) => galleryOf(node) !== null, box: by("text"),
     on: {
@@ -144,16 +147,26 @@ function describe(info) {
   by("name").textContent = info.name;
   by("about").textContent = [
     plural(info.pairs, "pair"), info.classes.length ? plural(info.classes.length, "class", "classes") : null,
-    info.base ?? null, engines(info.sides), info.pictures ? null : "no pictures here: captions and links only",
+    info.model.split("/").pop(), engines(info.sides), info.pictures ? null : "no pictures here: captions and links only",
   ].filter(Boolean).join(" \u00b7 ");
   const others = info.models.map((one) => one.name).filter((name) => name !== "base");
   const both = info.sides.image && info.sides.text;
   for (const side of ["image", "text"]) document.querySelector(`[name=keys][value=${side}]`).disabled = !info.sides[side];
   document.querySelector("[name=keys][value=both]").disabled = !both;
-  if (both) by("compare").append(new Option("pictures | captions", "keys"));
-  for (const name of others) by("compare").append(new Option(`base | ${name}`, `model:${name}`));
-  for (const name of ["base", ...others]) by("model").append(new Option(name, name));
-  by("model-field").hidden = !others.length;
+  const alone = ["base", ...others].map((name) => new Option(others.length ? name : "one column", viewOf({ model: name, compare: "" })));
+  const beside = others.map((name) => new Option(`base | ${name}`, viewOf({ compare: `model:${name}` })));
+  if (both) beside.unshift(new Option("pictures | captions", viewOf({ compare: "keys" })));
+  by("view").append(element("optgroup", { label: others.length ? "One model" : "Alone" }, ...alone));
+  if (beside.length) by("view").append(element("optgroup", { label: "Side by side" }, ...beside));
+}
+
+// What the list of views calls a state's, and back.
+const viewOf = ({ model, compare }) => (compare ? `beside ${compare}` : `alone ${model}`);
+
+function stateOf(view) {
+  const [kind, ...rest] = view.split(" ");
+  const name = rest.join(" ");
+  return kind === "beside" ? { compare: name, model: "base" } : { compare: "", model: name };
 }
 
 function engines(sides) {
@@ -168,7 +181,7 @@ function finished() {
   return typed ? [...state.now.parts, typed] : state.now.parts;
 }
 
-function listenToForm() {
+function listenToForm(info) {
   const typed = settled((patch) => state.set(patch), TYPING);
   const now = (patch, options) => {
     typed.cancel();
@@ -197,13 +210,12 @@ function listenToForm() {
   });
   by("search").addEventListener("change", (event) => {
     if (event.target.name === "keys") now({ keys: event.target.value, min: null });
-    if (event.target === by("compare")) now({ compare: by("compare").value }, { step: true });
-    if (event.target === by("model")) now({ model: by("model").value });
+    if (event.target === by("view")) now(stateOf(by("view").value), { step: true });
     if (event.target === by("dedup")) now({ dedup: by("dedup").checked });
   });
   by("keys-open").addEventListener("click", () => by("keys").showModal());
   takePictures({
-    choose: by("choose"), file: by("file"), drop: by("drop"),
+    choose: by("choose"), file: by("file"), drop: by("drop"), most: Math.floor((info.limits.upload - 4096) * 0.75), // as base64
     onpicture: (picture) => now({ parts: [...finished(), { weight: 1, ...picture }], text: "" }, { step: true }),
     onpair: (pair) => now({ parts: [...finished(), { weight: 1, pair, label: "" }], text: "" }, { step: true }),
     onfault: showFault,
@@ -224,9 +236,7 @@ function showForm(info) {
   if (minimum() !== now.min) by("min").value = now.min ?? "";
   document.querySelector(`[name=keys][value=${now.keys}]`).checked = true;
   document.querySelector(".segments").disabled = now.compare === "keys";
-  by("compare").value = now.compare;
-  by("model").value = now.model;
-  by("model").disabled = now.compare.startsWith("model:");
+  by("view").value = viewOf(now);
   by("dedup").checked = now.dedup;
   by("clear").hidden = !(now.text.trim() || now.parts.length || now.classId !== null || now.caption || now.min !== null);
   by("text").placeholder = now.parts.length ? "and ..." : "Describe a picture, or drop one here";

@@ -17,9 +17,8 @@ export class Cell {
     ];
     this.frame = element("div.frame");
     if (pictures) this.frame.append(this.#picture(act, onshape));
-    this.acts = element("div.acts", {}, ...this.buttons);
-    this.node.append(this.frame, ...this.#words(pictures));
-    this.frame.append(this.acts, this.badge);
+    this.frame.append(this.badge);
+    this.node.append(this.frame, ...this.#words(pictures), element("div.acts", {}, ...this.buttons));
     this.node.addEventListener("dragstart", (event) => {
       event.dataTransfer.setData("application/x-reactvl-pair", JSON.stringify([hit.part, hit.row]));
     });
@@ -39,7 +38,7 @@ export class Cell {
     this.buttons[0].setAttribute("aria-pressed", Boolean(mark?.wrong));
     this.buttons[1].setAttribute("aria-pressed", Boolean(mark && !mark.wrong));
     const said = mark ? (mark.wrong ? ", marked wrong" : `, picked for ${mark.name}`) : "";
-    node.setAttribute("aria-label", `${place}: ${hit.caption || "no caption"}, similarity ${score(hit.similarity)}${said}`);
+    node.setAttribute("aria-label", `${place}: ${hit.caption || "no caption"}${hit.similarity === null ? "" : `, similarity ${score(hit.similarity)}`}${said}`);
   }
 
   // Only the buttons of the pair that has the focus are stops of the Tab key.
@@ -68,14 +67,17 @@ export class Cell {
 
   #words(pictures) {
     const { hit } = this;
-    const name = hit.shard && hit.key ? `${hit.shard}/${hit.key}` : `${hit.part}/${hit.row}`;
+    const [home, key] = hit.shard && hit.key ? [hit.shard, hit.key] : [`part ${hit.part}`, `row ${hit.row}`];
+    const name = `${home}/${key}`;
+    const place = (kind) => element(kind, { title: name }, element("span.shard", {}, home), `/${key}`);
     const caption = element("p.caption", { dir: "auto", title: pictures ? hit.caption : null }, hit.caption || "");
     const address = hit.url && webAddress(hit.url);
     const source = address
       ? element("a.source", { href: address.href, target: "_blank", rel: "noopener noreferrer", title: `${name}\n${hit.url}`, tabindex: "-1" }, address.host)
-      : element("span.source", { title: name }, name);
-    const line = element("p.line", {}, element("b", { title: sides(hit) }, score(hit.similarity)), source);
-    return [caption, line, address ? element("p.line.key", { title: name }, name) : null].filter(Boolean);
+      : place("span.key");
+    const known = hit.similarity !== null && hit.similarity !== undefined;
+    const line = element("p.line", {}, known ? element("b", { title: sides(hit) }, score(hit.similarity)) : null, source);
+    return [caption, line, address ? place("p.line.key") : null].filter(Boolean);
   }
 }
 

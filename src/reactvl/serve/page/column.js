@@ -29,6 +29,7 @@ export class Column {
     this.fetchPage = fetchPage;
     this.done = false;
     this.node.classList.add("waiting");
+    if (!this.gallery.cells.length) this.end.replaceChildren(element("p.soft.searching", {}, "Searching."));
     const answer = await this.#page(0);
     if (!answer) return;
     this.node.classList.remove("waiting");

@@ -106,7 +106,7 @@ export class Gallery {
   #layout() {
     const width = this.node.clientWidth;
     if (!width || !this.pictures) return;
-    const target = width < 480 ? 120 : width < 760 ? 136 : 156;
+    const target = width < 240 ? width : width < 480 ? 120 : width < 760 ? 136 : 156; // the narrowest: about one a row
     const ratios = this.cells.map((cell) => this.shapes.get(cell));
     let at = 0;
     for (const { height, widths } of justified(ratios, width, target, GAP)) {

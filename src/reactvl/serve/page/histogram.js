@@ -23,11 +23,11 @@ export class Histogram {
     this.#listen();
   }
 
-  // counted: as /api/count answers; side: in words, what similarity this is.
-  show({ pairs, histogram, above, exact }, threshold, side) {
+  // counted: as /api/count answers; title: in words, what is counted.
+  show({ pairs, histogram, above, exact }, threshold, title) {
     Object.assign(this, { pairs, edges: histogram.edges, counts: histogram.counts, exact, threshold });
     this.above = above.find((one) => one.threshold === threshold) ?? null;
-    this.title.textContent = `Pairs by ${side}; heights are logarithmic.`;
+    this.title.textContent = title;
     this.#draw();
   }
 

@@ -4,12 +4,15 @@ import { Fault } from "./api.js";
 
 const PAIR = "application/x-reactvl-pair";
 
-// onpicture({image, preview, label}) for a file, onpair([part, row]) for a pair, onfault(Fault).
-export function takePictures({ choose, file, drop, onpicture, onpair, onfault }) {
+// most: bytes of a file. onpicture({image, preview, label}) for a file, onpair([part, row]) for a pair, onfault(Fault).
+export function takePictures({ choose, file, drop, most, onpicture, onpair, onfault }) {
   const take = async (files) => {
     const pictures = [...files].filter((one) => one.type.startsWith("image/"));
     if (!pictures.length) return onfault(new Fault("That is no picture file. Save the picture and drop the file."));
-    for (const one of pictures.slice(0, 4)) onpicture(await read(one));
+    for (const one of pictures.slice(0, 4)) {
+      if (one.size > most) return onfault(new Fault(`${one.name}: ${megabytes(one.size)} are more than the ${megabytes(most)} that the server takes.`));
+      onpicture(await read(one));
+    }
   };
   choose.addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
@@ -41,6 +44,8 @@ export function takePictures({ choose, file, drop, onpicture, onpair, onfault })
     else take(event.dataTransfer.files);
   });
 }
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 // The file's own bytes, as base64: the server decides what is a picture and how large it may be.
 function read(file) {

@@ -16,17 +16,22 @@ export function pickClass(dialog, classes, { likely = "", caption = "" } = {}) {
     const input = element("input", { type: "text", autocomplete: "off", "aria-label": "Class", "aria-controls": "picker-names" });
     const names = element("ul.facets", { id: "picker-names" });
     const found = () => matching(classes, input.value);
-    const draw = () => names.replaceChildren(...found().slice(0, SHOWN).map((one) =>
-      element("li", {}, element("button", { type: "button", click: () => choose(one) }, element("span.name", { dir: "auto" }, one.name)))));
+    const row = (one) => element("li", {}, element("button", { type: "button", click: () => choose(one) },
+      element("span.name", { dir: "auto" }, one.name)));
+    const draw = () => {
+      names.classList.toggle("first", Boolean(input.value.trim())); // the one that Enter takes
+      names.replaceChildren(...found().slice(0, SHOWN).map(row));
+      if (classes.length && !found().length) names.append(element("li.soft", {}, "No class has this in its name."));
+    };
     input.value = likely;
     input.addEventListener("input", draw);
     const form = element("form", {
       submit: (event) => {
         event.preventDefault();
         const free = input.value.trim();
-        if (classes.length) {
-          if (found().length) choose(found()[0]);
-        } else if (free) choose({ id: null, name: free });
+        if (!free) input.focus();
+        else if (!classes.length) choose({ id: null, name: free });
+        else if (found().length) choose(found()[0]);
       },
     }, input, names, element("div.buttons", {},
       element("button.strong", {}, "Pick"),

@@ -97,14 +97,15 @@ export class Results {
       }
     });
     const both = [...left.keys()].filter((key) => right.has(key)).length;
-    this.columns.forEach((column) => column.share(`${both} of ${column.hits.length} also on the other side`));
+    this.columns.forEach((column) => column.share(`${both} of ${column.hits.length} on both sides`));
   }
 
   // Bars and kept pairs come in one answer; it is not asked for twice, since the whole pool is counted for it.
   async #count(threshold, whole) {
     const state = this.state.now;
-    const { change } = sidesOf(state)[0];
-    const body = { ...filters(state), ...change, query: query(state), thresholds: threshold === null ? [] : [threshold] };
+    const { keys, model, class_id } = { ...filters(state), ...sidesOf(state)[0].change };
+    if (model !== "base") return this.#uncounted(); // such a model ranks the nearest pairs anew, not the pool
+    const body = { keys, class_id, query: query(state), thresholds: threshold === null ? [] : [threshold] };
     const asked = JSON.stringify(body);
     this.counting?.abort();
     const counting = (this.counting = new AbortController());
@@ -113,13 +114,21 @@ export class Results {
       if (this.counted?.asked !== asked) this.counted = { asked, answer: await api.count(body, counting.signal) };
       if (this.counting !== counting) return;
       const { answer } = this.counted;
-      if (whole) this.histogram.show(answer, threshold, body.keys === "text" ? "caption similarity" : "picture similarity");
+      if (whole) this.histogram.show(answer, threshold, this.#title(state, keys));
       else this.histogram.counted(answer.above, answer.exact);
     } catch (fault) {
       if (fault.name === "AbortError" || this.counting !== counting) return;
       if (whole) this.#uncounted();
       this.onfault(fault);
     }
+  }
+
+  // In words, what is counted: captions' filters and duplicates play no part in it.
+  #title(state, keys) {
+    const side = keys === "text" ? "caption similarity" : "picture similarity";
+    const within = state.classId === null ? "Pairs" : `Pairs of ${this.facets.name(state.classId)}`;
+    const whole = state.caption.trim() ? ", whatever their captions hold" : "";
+    return `${within} by ${side}${whole}; heights are logarithmic.`;
   }
 
   #uncounted() {
@@ -173,8 +182,8 @@ function filters(state) {
 export function sidesOf(state) {
   if (state.compare === "keys") {
     return [
-      { heading: "By pictures (T2I)", change: { keys: "image" } },
-      { heading: "By captions (T2T)", change: { keys: "text" } },
+      { heading: "Pictures (T2I)", change: { keys: "image" } },
+      { heading: "Captions (T2T)", change: { keys: "text" } },
     ];
   }
   if (state.compare.startsWith("model:")) {
