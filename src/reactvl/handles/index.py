@@ -129,6 +129,11 @@ class Index:
         return load(self.file, mapped=True)
 
     @functools.cached_property
+    def _vectors(self) -> list[Any]:
+        """The memory maps of the indexed side: opening one takes as long as searching for a query."""
+        return vectors(self.embeddings, self.keys)
+
+    @functools.cached_property
     def _on_gpu(self) -> Any:
         from reactvl.search.gpu import on_gpu
         from reactvl.search.index import load
@@ -162,7 +167,7 @@ class Index:
         width = self._width(nprobe, ef_search, k)
         refine = self.facts.get("refine", 1.0) if refine is None else refine
         index = self._for(k * refine, width)
-        return search(index, queries, vectors(self.embeddings, self.keys), k, width=width, refine=refine)
+        return search(index, queries, self._vectors, k, width=width, refine=refine)
 
     def above(
         self,
@@ -183,7 +188,7 @@ class Index:
         self._check_model(model)
         asked = np.atleast_2d(np.asarray(queries, dtype=np.float32))
         width = self._width(nprobe, ef_search, 1)
-        return above(self.faiss, asked, vectors(self.embeddings, self.keys), float(threshold), width=width)
+        return above(self.faiss, asked, self._vectors, float(threshold), width=width)
 
     def _check_model(self, model: Any) -> None:
         if model is None:
