@@ -79,13 +79,13 @@ class Ranking:
 
 
 def first_depth(keep: int, ask: Ask, facets: bool) -> int:
-    """How many rows a search finds at first: a power of four times 64, so that searches of a batch go together."""
-    wanted = keep + (keep // 4 + 16 if ask.dedup else 0)
+    """How many rows a search finds at first: a power of two times 64, so that searches of a batch go together."""
+    wanted = keep + (keep // 4 + 8 if ask.dedup else 0)
     if ask.keys == "both" or ask.caption is not None or facets:
         wanted = max(wanted, FUSED)
     depth = 64
     while depth < wanted:
-        depth *= 4
+        depth *= 2
     return depth
 
 
