@@ -59,7 +59,7 @@ def build(explorer: "Explorer", *, token: str | None = None, limits: Limits | No
     )
     paper = FastAPI()  # the lean routes once more, for their documentation alone
     for method, path, function in routes.lean():
-        app.router.routes.append(lean(path, function, service.limits.upload, method))
+        app.router.routes.append(lean(path, function, method, service.limits.upload, service.limits.seconds))
         paper.add_api_route(path, function, methods=[method])
     routes.add(app)
     for kind in (HTTPException, RequestValidationError):

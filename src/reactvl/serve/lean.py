@@ -21,7 +21,6 @@ from starlette.routing import Route
 JSON = "application/json"
 encode = msgspec.json.Encoder().encode
 CLOSE = {"connection": "close"}
-BODY_SECONDS = 30.0  # for the whole body to arrive
 DRAINED, DRAIN_SECONDS = 64 << 20, 2.0  # what is read of a refused body, so that its sender gets to read why
 
 
@@ -29,24 +28,27 @@ class Refused(HTTPException):
     """An answer other than what was asked for: its status and why."""
 
 
-def lean(path: str, function: Callable[..., Awaitable[Any]], limit: int, method: str = "POST") -> Route:
-    """A route that calls `function` with what its signature names; `limit`: most bytes of the body."""
+def lean(path: str, function: Callable[..., Awaitable[Any]], method: str, limit: int, seconds: float) -> Route:
+    """A route that calls `function` with what its signature names; a body has at most `limit` bytes and as many `seconds`
+    to arrive."""
     hints = typing.get_type_hints(function)
     body, choices, picture = (hints.get(name) for name in ("body", "choices", "picture"))
 
     async def endpoint(request: Request) -> Response:
+        request.scope["route"] = route  # as FastAPI does for its own, which Timed counts by
         given: dict[str, Any] = {}
         if choices is not None:
             given["choices"] = parsed(choices, dict(request.query_params))
         if body is not None:
-            given["body"] = parsed(body, await read_body(request, limit))
+            given["body"] = parsed(body, await read_body(request, limit, seconds))
         if picture is not None:
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise Refused(415, "send the picture's bytes as the body: curl --data-binary @cat.jpg", CLOSE)
-            given["picture"] = await read_body(request, limit)
+            given["picture"] = await read_body(request, limit, seconds)
         return Response(encode(await function(**given)), media_type=JSON)
 
-    return Route(path, endpoint, methods=[method])
+    route = Route(path, endpoint, methods=[method])
+    return route
 
 
 def parsed(model: type[BaseModel], given: bytes | dict[str, str]) -> BaseModel:
@@ -67,11 +69,11 @@ def said(errors: list[dict[str, Any]]) -> str:
     return "; ".join(lines) + more
 
 
-async def read_body(request: Request, limit: int, seconds: float = BODY_SECONDS) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The whole body. Refused with 413 when it is, or says that it is, above `limit` bytes, with 408 when it does not
     arrive in time, with 400 when the sender leaves before its end."""
     said_length = int(request.headers.get("content-length", 0))  # the server has checked that it is a number
-    chunks, size = [], 0
+    chunks, size, rest = [], 0, said_length <= DRAINED
     try:
         async with asyncio.timeout(seconds):
             while said_length <= limit:
@@ -80,13 +82,15 @@ async def read_body(request: Request, limit: int, seconds: float = BODY_SECONDS)
                     raise Refused(400, "the request ended before its body did")
                 size += len(message["body"])
                 if size > limit:
+                    rest = message.get("more_body", False)
                     break
                 chunks.append(message["body"])
                 if not message.get("more_body"):
                     return b"".join(chunks)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {seconds:g} s", CLOSE) from None
-    await _drain(request)
+    if rest:
+        await _drain(request)
     raise Refused(413, f"the body is above the limit of {limit:,} bytes (`reactvl serve --max-upload`)", CLOSE)
 
 

@@ -26,11 +26,12 @@ MAX_BATCH_K = 100  # times max_k, over all searches of a batch
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request. upload: bytes of its body; pixels: of an uploaded picture."""
+    """Bounds of a request. upload: bytes of its body, which has `seconds` to arrive; pixels: of an uploaded picture."""
 
     k: int = 1000
     upload: int = 20_000_000
     pixels: int = 50_000_000
+    seconds: float = 30.0
 
 
 class Service:
