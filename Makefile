@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
+SITE ?= out/site
 
-.PHONY: install install-scale demo demo-data test test-all lint bench clean
+.PHONY: install install-scale demo demo-data test test-all lint bench docs clean
 
 # TORCH=preinstalled: the environment sees the packages of $(PYTHON), and a torch that is there is used as it is.
 ifeq ($(TORCH),preinstalled)
@@ -44,6 +45,10 @@ test-all: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
+	@echo "the guides are in $(SITE)/index.html"
 
 BENCHMARKS := photographs decoding pool_access embeddings_io embed exact_search index_build approximate_search interactive retrieve_stage augmentation customize evaluate fashion_mnist
 
