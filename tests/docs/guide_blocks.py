@@ -54,8 +54,6 @@ def first(text: str) -> str:
 
 def commands(block: Block) -> list[list[str]]:
     """The words of every `reactvl` command in a block; continued lines are joined, comments and other commands left out."""
-    found = []
-    for line in block.text.replace("\\\n", " ").splitlines():
-        if re.match(r"\s*(?:\$ )?reactvl\s", line):
-            found.append(shlex.split(line.strip().removeprefix("$ "), comments=True))
-    return found
+    lines = block.text.replace("\\\n", " ").splitlines()
+    typed = (line.strip().removeprefix("$ ") for line in lines if re.match(r"\s*(?:\$ )?reactvl\s", line))
+    return [shlex.split(line, comments=True) for line in typed]

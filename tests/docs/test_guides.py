@@ -18,8 +18,9 @@ RUN_ELSEWHERE = {  # words of fences by guide, and the test that runs them
         "evaluate": "tests/end_to_end/test_evaluation_as_in_react.py",
     },
 }
-SIZES = {"--steps": "4", "--views": "1"}  # in place of the guides' own
-RECIPE_SIZES = {r"^steps = \d+": "steps = 4", r"^views = \d+": "views = 1"}
+SIZES = {"--steps": "2", "--views": "1"}  # in place of the guides' own
+MODEL = ("ViT-B-32:openai", "demo/base")
+RECIPE_SIZES = {r"^steps = \d+": "steps = 2", r"^views = \d+": "views = 1"}
 
 
 def shown(page) -> str:
@@ -52,7 +53,9 @@ def test_blocks_that_another_test_runs_are_read_by_it():
             assert guide in text and f"```sh {word}" in text
 
 
-@pytest.mark.parametrize(("block", "words"), TYPED, ids=lambda value: str(value) if isinstance(value, Block) else value[1])
+@pytest.mark.parametrize(
+    ("block", "words"), TYPED, ids=lambda value: str(value) if isinstance(value, Block) else value[1]
+)
 def test_a_command_parses(block: Block, words: list[str], capsys):
     """Its verb exists and it parses by its stage's signature; of one with `...` the flags exist."""
     verb, *args = words[1:]
@@ -71,8 +74,8 @@ def test_a_command_parses(block: Block, words: list[str], capsys):
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=shown)
 def test_the_run_blocks_of_a_guide_run_in_order(page, clone, monkeypatch, capfd):
-    """In a clone after `make demo`, whose pool and number of steps are small. A `text printed` block is what the one before
-    it prints, but for figures."""
+    """In a clone after `make demo`, with few pairs and steps and the demo's base for ViT-B/32. A `text printed` block is
+    what the one before it prints, but for figures."""
     monkeypatch.chdir(clone)
     for recipe in clone.glob("examples/*.toml"):
         recipe.write_text(smaller(recipe.read_text()))
@@ -95,7 +98,7 @@ def smaller(recipe: str) -> str:
 def typed(block: Block, names: dict) -> None:
     """Run one block as it stands: our commands in this process, others by a shell."""
     if block.words[0] == "python":
-        exec(compile(block.text, str(block), "exec"), names)
+        exec(compile(block.text.replace(*MODEL), str(block), "exec"), names)
         return
     ours = commands(block)
     if not ours:
@@ -104,7 +107,7 @@ def typed(block: Block, names: dict) -> None:
     lines = [line for line in block.text.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
     assert len(lines) == len(ours), f"{block}: a block has our commands or those of a shell, not both"
     for words in ours:
-        args = words[1:]
+        args = [MODEL[1] if word == MODEL[0] else word for word in words[1:]]
         for flag, size in SIZES.items():
             if flag in args:
                 args[args.index(flag) + 1] = size
@@ -117,7 +120,9 @@ def words_of(text: str) -> set[str]:
 
 def test_the_blocks_of_a_page_are_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A\n\nBefore.\n\n```sh run\nreactvl embed pool\n```\n\nNot run here.\n\n    reactvl a \\\n        --b\n\nEnd.\n")
+    page.write_text(
+        "# A\n\nBefore.\n\n```sh run\nreactvl embed pool\n```\n\nNot run here.\n\n    reactvl a \\\n        --b\n\nEnd.\n"
+    )
     fenced, indented = blocks(page)
     assert (fenced.words, fenced.line, fenced.before, fenced.after) == (("sh", "run"), 5, "Before.", "Not run here.")
     assert commands(fenced) == [["reactvl", "embed", "pool"]]
