@@ -140,7 +140,7 @@ def commands(guide: Path) -> list[list[str]]:
     spans = re.findall(r"`([^`]+)`", re.sub(r"\s+", " ", prose))
     found = []
     for line in [*text.splitlines(), *spans]:
-        command = re.match(r"\s*(?:(?:torchrun|srun) .*?-m )?reactvl ([a-z].*)", line)
+        command = re.match(r"\s*(?:torchrun .*?-m |srun (?:.*?-m )?)?reactvl ([a-z].*)", line)
         if command:
             said = re.split(r"\s#|;| && | \| |\s>", command[1])[0]
             found.append(shlex.split(said, posix=False))
