@@ -31,12 +31,11 @@ EVERYWHERE = {"help"}
 
 
 class Row(NamedTuple):
-    """A row of a guide's table: their words, ours, and what is said of it; `section` is the text it stands in."""
+    """A row of a guide's table: their words, ours, and what is said of it."""
 
     theirs: list[str]
     ours: str
     remark: str
-    section: str
 
 
 def sections(guide: Path) -> dict[str, str]:
@@ -60,7 +59,7 @@ def rows(section: str) -> list[Row]:
             theirs = [name for name in theirs if not re.fullmatch(r"[A-Z0-9_.*]+", name)]
             if not theirs:
                 continue
-            found.append(Row(theirs, cells[1], cells[2] if len(cells) > 2 else "", section))
+            found.append(Row(theirs, cells[1], cells[2] if len(cells) > 2 else ""))
     return found
 
 
@@ -164,7 +163,9 @@ NEEDED = {  # what must stand beside a flag that says something only with it, an
 }
 
 
-@pytest.mark.parametrize("row", rows(sections(ROOT / "docs/coming-from-open_clip.md")["open_clip_train.main"]), ids=str)
+@pytest.mark.parametrize(
+    "row", rows(sections(ROOT / "docs/coming-from-open_clip.md")["open_clip_train.main"]), ids=lambda row: row.theirs[0]
+)
 def test_open_clip_s_flags_do_what_the_table_says(row):
     from reactvl.customize import customize
 
