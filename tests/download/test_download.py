@@ -47,7 +47,7 @@ def test_the_pairs_come_whole_with_the_command_to_run_next(hub, tmp_path, capsys
         words[0] == "img2dataset" and given["--url_list"] == str(path) and given["--output_folder"] == str(out / "pool")
     )
     assert (given["--url_col"], given["--caption_col"], given["--input_format"]) == ("URL", "TEXT", "parquet")
-    for setting in ("--output_format webdataset", "--processes_count 64", "--thread_count 12", "--image_size 384",
+    for setting in ("--output_format webdataset", "--processes_count 1", "--thread_count 12", "--image_size 384",
                     "--resize_only_if_bigger=True", "--resize_mode=keep_ratio", "--skip_reencode=True"):  # fmt: skip
         assert setting in said
 

@@ -1,7 +1,6 @@
 """One download: a data set's parquet, checked, with the command that fetches its pictures; or a model's weights."""
 
 import dataclasses
-import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 
 from reactvl.manifest import ReactvlError, replacing
 from reactvl.models import hub
+from reactvl.pool.fetching import fetch_command
 from reactvl.progress import say
 
 
@@ -44,7 +44,7 @@ def fetch_dataset(name: str, out: Path | None) -> Path:
         path = target
     say(f"download: {rows:,} rows of {' and '.join(chosen.columns)} -> {path}")
     say("download: fetch their pictures next (pip install img2dataset, in an environment of its own):")
-    say(img2dataset(path, chosen.columns, (out or Path()) / "pool"))
+    say(fetch_command(path, rows, chosen.columns, (out or Path()) / "pool"))
     return path
 
 
@@ -65,16 +65,6 @@ def checked(path: Path, columns: tuple[str, ...]) -> int:
     if not rows:
         raise ReactvlError(f"{path}: has no rows")
     return rows
-
-
-def img2dataset(path: Path, columns: tuple[str, str], pool: Path) -> str:
-    """The command that downloads the pictures into shards, with the settings of the released pairs."""
-    url, caption = columns
-    return (
-        f"img2dataset --url_list {shlex.quote(str(path))} --input_format parquet --url_col {url} --caption_col {caption} "
-        f"--output_format webdataset --output_folder {shlex.quote(str(pool))} --processes_count 64 --thread_count 12 "
-        "--image_size 384 --resize_only_if_bigger=True --resize_mode=keep_ratio --skip_reencode=True"
-    )
 
 
 def fetch_model(name: str, out: Path | None) -> Path:

@@ -21,6 +21,7 @@ from reactvl.manifest import (
     path_beside,
     read_manifest,
 )
+from reactvl.pool.fetching import fetch_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,10 +159,7 @@ class Embeddings:
         pairs, where there is one."""
         if self.has_pictures:
             return
-        fetch = (
-            f"img2dataset --url_list {pairs or 'pairs.parquet'} --input_format parquet --url_col URL --caption_col TEXT "
-            "--output_format webdataset --output_folder pool"
-        )
+        fetch = fetch_command(pairs or "pairs.parquet", rows=None)
         first = "" if pairs else "`reactvl retrieve` the pairs you want, then "
         raise ReactvlError(
             f"{self.folder}: has vectors, captions and URLs, but no pictures; {first}download those of pairs.parquet with "

@@ -9,6 +9,7 @@ import numpy as np
 from reactvl.handles.index import Index
 from reactvl.handles.pairs import FILE, Pairs
 from reactvl.manifest import Stage, stage_folder, write_bytes
+from reactvl.pool.fetching import fetch_command
 from reactvl.progress import say
 from reactvl.retrieve import engines
 from reactvl.retrieve.cache import FOLDER
@@ -56,10 +57,7 @@ def tell(pairs: Pairs) -> None:
     if "positives" in facts:
         say(f"  {told_of_positives(facts['positives'])}")
     if facts["pool"] == "urls":
-        say(
-            f"  a pool of URLs: img2dataset --url_list {pairs.folder / FILE} --input_format parquet --url_col URL "
-            "--caption_col TEXT --output_format webdataset --output_folder pool"
-        )
+        say(f"  a pool of URLs: {fetch_command(pairs.folder / FILE, counts['pairs'])}")
 
 
 def told_of_positives(facts: dict[str, Any]) -> str:
