@@ -50,7 +50,7 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
 	@echo "the guides are in $(SITE)/index.html"
 
-BENCHMARKS := photographs decoding pool_access embeddings_io embed exact_search index_build approximate_search interactive retrieve_stage augmentation customize evaluate fashion_mnist
+BENCHMARKS := photographs decoding pool_access embeddings_io embed exact_search index_build approximate_search interactive serve retrieve_stage augmentation customize evaluate fashion_mnist
 
 bench: install
 	$(BIN)/python benchmarks/environments/make.py

@@ -108,8 +108,10 @@ class Report:
         against: str = "",
         need: Need | None = None,
         also: bool = True,
+        more: bool = False,
     ) -> None:
-        """Add a row. `also` is a further condition of the requirement, such as equal answers."""
+        """Add a row. `also` is a further condition of the requirement, such as equal answers; `more`: more is better, and the
+        ratio is ours to the baseline."""
         verdict = None if need is None or self.given.quick else bool(also and need.met(ours, baseline))
         entry = {
             "label": label,
@@ -117,7 +119,7 @@ class Report:
             "baseline": baseline,
             "unit": unit,
             "against": against,
-            "ratio": baseline / ours if baseline is not None and ours else None,
+            "ratio": (ours / baseline if more else baseline / ours) if baseline and ours else None,
             "required": need.text if need else "",
             "met": verdict,
         }
