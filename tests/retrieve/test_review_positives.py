@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reactvl.export.found_by import search_meta
 from reactvl.handles.foreign_columns import read_columns
 from reactvl.manifest import ReactvlError
 from reactvl.options import command_line
@@ -94,6 +95,10 @@ def test_picked_pairs_are_first_whatever_they_are(pool, text_tower, world, tmp_p
     assert "4 pairs were picked by hand" in (tmp_path / "out/report.html").read_text()
     by_hand = pairs.table()["mode"].to_pylist().index("positive")
     assert pairs.read_image(by_hand) == world.picture(70)
+    found = search_meta(pairs, pairs.table(["class_id", "part", "row", "prompt", "similarity"]))
+    assert found[by_hand] == [] and all(
+        found[at] for at, mode in enumerate(pairs.table()["mode"].to_pylist()) if mode != "positive"
+    )
 
 
 def test_every_way_of_choosing_takes_them(pool, text_tower, tmp_path):

@@ -1,6 +1,7 @@
 """What an earlier result already found is not searched for again, and the bytes are those of a run from scratch."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 
 from reactvl.index import index
 from reactvl.manifest import read_manifest
-from reactvl.retrieve import cache, choosing, finding, retrieve
+from reactvl.retrieve import cache, choosing, exclusion, filters, finding, retrieve
 
 CLASSES = ["red panda", "teapot", "tractor"]
 ASKED = {"classes": CLASSES, "templates": ["{}", "a picture of {}"], "per_prompt": 12, "per_class": 6}
@@ -63,11 +64,15 @@ def twice(embedded, rows, text_tower, searched, tmp_path):
     """A function: retrieve with some options, then with others into the same folder; what the second run searched and how
     many texts it encoded. It compares the result with that of a run from scratch."""
     embeddings = embedded(rows, parts=3)
+    made: dict[str, Path] = {}
 
     def run(first: dict, second: dict) -> tuple[list[str], int]:
         for name in ("again", "scratch"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
-        retrieve(embeddings, **{**ASKED, **first}, out=tmp_path / "again")
+        if (asked := repr(first)) not in made:
+            made[asked] = tmp_path / f"first-{len(made)}"
+            retrieve(embeddings, **{**ASKED, **first}, out=made[asked])
+        shutil.copytree(made[asked], tmp_path / "again")
         searched.clear(), text_tower.clear()
         retrieve(embeddings, **{**ASKED, **second}, out=tmp_path / "again", overwrite=True)
         known = list(searched), len(text_tower)
@@ -227,6 +232,44 @@ def test_a_cache_is_no_part_of_the_result_and_damage_to_it_does_no_harm(twice, t
 
 def scored(damaged: bytes) -> dict:
     return {"min_score": float(len(damaged) % 97) / 100}
+
+
+def test_a_condition_is_decided_once(twice, tmp_path, monkeypatch):
+    decided = []
+
+    def counted(embeddings, condition):
+        decided.append(condition.text)
+        return filters.decided(embeddings, condition)
+
+    monkeypatch.setattr(choosing, "decided", counted)
+    few, most = ({"where": f"caption LIKE '%{sign}%'"} for sign in ("1", "n"))
+    for asked in (few, {**few, "min_score": 1.0}, {**few, "min_score": 2.0}, most, few):
+        retrieve(twice.embeddings, **ASKED, **asked, out=tmp_path / "out", overwrite=True)
+        assert len(list((tmp_path / "out/features").glob("where-*"))) == 1
+    assert decided == [few["where"], most["where"], few["where"]]
+    retrieve(twice.embeddings, **ASKED, **few, out=tmp_path / "scratch")
+    assert result(tmp_path / "out") == result(tmp_path / "scratch")
+
+
+def test_evaluation_images_are_read_once(twice, world, tmp_path, monkeypatch):
+    (tmp_path / "evaluation").mkdir()
+    picture = tmp_path / "evaluation/a.png"
+    world.example(picture, 3, world.toward("teapot", 2.0, np.random.default_rng(5)))
+    read = []
+
+    def counted(*given):
+        read.append(len(given[0]))
+        return whole(*given)
+
+    whole = exclusion._hashed
+    monkeypatch.setattr(exclusion, "_hashed", counted)
+    asked = {"exclude_images": [str(tmp_path / "evaluation")]}
+    for more in ({}, {"min_score": 1.0}):
+        retrieve(twice.embeddings, **ASKED, **asked, **more, out=tmp_path / "out", overwrite=True)
+    assert read == [1]
+    world.example(tmp_path / "evaluation/b.png", 4, world.toward("teapot", 2.0, np.random.default_rng(6)))
+    retrieve(twice.embeddings, **ASKED, **asked, out=tmp_path / "out", overwrite=True)
+    assert read == [1, 2]
 
 
 def test_arrays_are_kept_for_what_they_were_made_of(tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reactvl.manifest import replacing
+from reactvl import __version__
+from reactvl.manifest import replacing, sha256_json
 from reactvl.progress import progress, say
 from reactvl.retrieve import tables
 from reactvl.retrieve.duplicates import near
@@ -42,7 +43,7 @@ class Choice:
 class Chooser:
     """Chooses among what was found. Holds what does not change from round to round: scores' backgrounds, filters."""
 
-    def __init__(self, plan: Plan, request: Request, means: dict[str, np.ndarray], leaks: Exclusion, work: Path):
+    def __init__(self, plan: Plan, request: Request, means: dict[str, np.ndarray], leaks: Exclusion, cache: Path):
         self.plan, self.request, self.leaks = plan, request, leaks
         self.offsets = part_offsets([range(part.rows) for part in plan.embeddings.parts])
         self.numbers = np.array([part.number for part in plan.embeddings.parts], dtype=np.int64)
@@ -53,7 +54,7 @@ class Chooser:
         sides = {mode: plan.sides[mode] for mode in scored}
         self.fit = FitScores({mode: means[mode] for mode in scored}, sides, request.seed) if scored else None
         self.picks = located(plan.positives, plan.embeddings)
-        self.kept = None if plan.where is None else where_map(plan, plan.where, work / "where.bool")
+        self.kept = None if plan.where is None else where_map(plan, plan.where, cache)
 
     def choose(self, found: Found) -> Choice:
         plan, request = self.plan, self.request
@@ -240,10 +241,14 @@ def same_pictures(sums: list[pa.Array], urls: list[pa.Array]) -> np.ndarray:
     return picture
 
 
-def where_map(plan: Plan, condition: Condition, path: Path) -> np.ndarray:
+def where_map(plan: Plan, condition: Condition, cache: Path) -> np.ndarray:
     """bool (rows,), a memory map: the rows of the pool for which the condition holds; decided once, row group by row
-    group."""
-    if not path.exists():
+    group, and kept in the folder `cache` until there is another condition."""
+    made_of = sha256_json([__version__, condition.text, plan.embeddings.identity(cache).sha256])
+    path = cache / f"where-{made_of[:16]}.bool"
+    if not path.exists() or path.stat().st_size != plan.rows:
+        for stale in cache.glob("where-*.bool"):
+            stale.unlink()
         with replacing(path) as part, open(part, "wb") as file, progress("filtering", plan.rows, "rows") as bar:
             for kept in decided(plan.embeddings, condition):
                 file.write(kept.astype(np.uint8).tobytes())

@@ -82,7 +82,7 @@ def _retrieve(stage: Stage, plan: Plan, request: Request, earlier: Earlier | Non
     if plan.evaluation is not None:
         tower = encoder(plan, request) if all(part.images() is not None for part in plan.embeddings.parts) else None
         leaks = images_exclusion(plan.evaluation, tower, cache=stage.out / FOLDER / "evaluation.npz")
-    chooser = Chooser(plan, request, means, leaks, stage.work)
+    chooser = Chooser(plan, request, means, leaks, stage.out / FOLDER)
     choice = _timed(stage, "choose", lambda: chooser.choose(found))
     while request.top_up and (short := short_names(plan, request, choice)).any():
         if not _timed(stage, "search", lambda short=short: finder.deeper(found, short)):
