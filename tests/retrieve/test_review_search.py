@@ -1,5 +1,6 @@
 """What an earlier result already found is not searched for again, and the bytes are those of a run from scratch."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -194,6 +195,18 @@ def test_hits_that_were_changed_are_not_taken(twice, embedded, rows, searched, t
     assert searched == ["t2i", "t2t"] and "not as it was written" in capsys.readouterr().out
     retrieve(twice.embeddings, **ASKED, min_score=1.0, out=tmp_path / "scratch")
     assert result(tmp_path / "out") == result(tmp_path / "scratch")
+
+
+def test_a_manifest_that_does_not_tell_how_deep_it_searched_is_no_help(twice, searched, tmp_path):
+    retrieve(twice.embeddings, **ASKED, out=tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    for lost in ("deepest", "searched_through"):
+        manifest = json.loads(path.read_text())
+        del manifest["facts"][lost]
+        path.write_text(json.dumps(manifest))
+        searched.clear()
+        retrieve(twice.embeddings, **ASKED, min_score=float(len(lost)), out=tmp_path / "out", overwrite=True)
+        assert searched == ["t2i", "t2t"]
 
 
 def test_a_stopped_pruning_goes_on_from_the_earlier_hits(twice, searched, tmp_path, monkeypatch):

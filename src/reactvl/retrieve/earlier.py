@@ -73,8 +73,8 @@ def same_search(old: Manifest, new: Manifest, plan: Plan, indexes: dict[str, Ind
         and old.inputs["embeddings"].sha256 == new.inputs["embeddings"].sha256
         and all(old.options.get(name) == new.options.get(name) for name in DECIDE)
         # match-rerank keeps the captions whose pictures fit best, not those that the name makes up most of
-        and (old.options["fusion"] == "match-rerank") == (new.options["fusion"] == "match-rerank")
-        and set(old.facts["deepest"].values()) <= {plan.per_prompt}
+        and (old.options.get("fusion") == "match-rerank") == (new.options["fusion"] == "match-rerank")
+        and set(old.facts.get("deepest", {}).values()) == {plan.per_prompt}
         and searched_through(old) == {side: _engine(indexes.get(side), new) for side in sides_of(plan)}
     )
 
@@ -82,9 +82,9 @@ def same_search(old: Manifest, new: Manifest, plan: Plan, indexes: dict[str, Ind
 def searched_through(manifest: Manifest) -> dict[str, str | None]:
     """What searched each side for a result: "exact", the hash of an index, or None for one that `auto` chose."""
     through = {}
-    for side in manifest.facts["searched_through"]:
+    for side in manifest.facts.get("searched_through", {}):
         index = manifest.inputs.get(f"{side} index")
-        exact = side not in manifest.facts["index_recall"]
+        exact = side not in manifest.facts.get("index_recall", {})
         through[side] = "exact" if exact else index.sha256 if index else None
     return through
 

@@ -141,7 +141,7 @@ def spans(group: pq.RowGroupMetaData, shards: list[str]) -> bool:
         column = group.column(number)
         if column.path_in_schema == "shard":
             stated = column.statistics
-            if stated is None or not stated.has_min_max:
+            if stated is None or not stated.has_min_max or not isinstance(stated.min, str):
                 return True
             return any(stated.min <= shard <= stated.max for shard in shards)
     return True
