@@ -222,6 +222,29 @@ def test_a_stopped_pruning_goes_on_from_the_earlier_hits(twice, searched, tmp_pa
     assert result(tmp_path / "out") == result(tmp_path / "scratch")
 
 
+def test_what_a_stopped_run_found_serves_another_choice(twice, searched, tmp_path, monkeypatch):
+    """Stopped while choosing, and while it searched the second side; then asked for something else."""
+    pruned = {**ASKED, "min_score": 1.0}
+    for stopped, left in (((choosing.Chooser, "choose"), []), ((finding.Finder, "_near"), ["t2t"])):
+        out = tmp_path / stopped[1]
+        with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+            whole = getattr(*stopped)
+            broken.setattr(*stopped, lambda *args, whole=whole: _interrupt() if args[1] != "t2i" else whole(*args))
+            retrieve(twice.embeddings, **ASKED, out=out)
+        searched.clear()
+        retrieve(twice.embeddings, **pruned, out=out)
+        assert searched == left
+        retrieve(twice.embeddings, **pruned, out=tmp_path / "scratch")
+        assert result(out) == result(tmp_path / "scratch")
+    other = {**pruned, "per_prompt": 13}
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(choosing.Chooser, "choose", _interrupt)
+        retrieve(twice.embeddings, **ASKED, out=tmp_path / "other")
+    searched.clear()
+    retrieve(twice.embeddings, **other, out=tmp_path / "other")
+    assert searched == ["t2i", "t2t"]
+
+
 def _interrupt(*_):
     raise KeyboardInterrupt
 

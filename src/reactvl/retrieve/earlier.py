@@ -1,13 +1,15 @@
-"""An earlier result in the output folder: what its queries found serves again where only the choosing has changed.
+"""What an earlier run in the output folder found serves again where only the choosing has changed.
 
 Pruning a run (`--exclude`, `--positives`) and asking for another `--min-score`, `--dedup`, `--where` or `--fusion` choose
-anew among the same hits, which hits.parquet holds. They are put where a stopped run keeps them (finding.py), and the run goes
-on from there: the result is that of a run from scratch, byte for byte. A result that was topped up holds other hits than
-the first search found, so there the pool is searched again, as it is for other queries, embeddings, depths or indexes.
+anew among the same hits. A finished result has them in hits.parquet, a run that was stopped in its work folder. They are
+put where a stopped run keeps them (finding.py), and the run goes on from there: the result is that of a run from
+scratch, byte for byte. A result that was topped up holds other hits than its first search found, so there the pool is
+searched again, as it is for other queries, embeddings, depths or indexes.
 """
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,65 +19,109 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from reactvl.handles.index import Index
-from reactvl.manifest import Manifest, ReactvlError, Stage, read_manifest
+from reactvl.manifest import Manifest, ReactvlError, Stage, read_manifest, replacing, sha256_json, write_bytes
 from reactvl.progress import say
 from reactvl.retrieve.finding import hits_path, keep_hits
 from reactvl.retrieve.queries import SIDE
 from reactvl.retrieve.request import Plan
 from reactvl.search.hits import Hits, part_offsets
 
-HITS = "hits.parquet"
-DECIDE = ("classes", "templates", "details", "modes", "per_prompt", "precision")  # with the index, what a search finds
+HITS, SEARCH = "hits.parquet", "search"
+DECIDE = (
+    "classes",
+    "templates",
+    "details",
+    "modes",
+    "per_prompt",
+    "precision",
+)  # with the engines, what a search finds
 
 
 @dataclass(frozen=True)
-class Earlier:
+class Finished:
     """A finished result: its manifest, and its hits, open though the stage removes their file before it begins."""
 
     manifest: Manifest
     hits: BinaryIO
 
+    @property
+    def search(self) -> str | None:
+        """What was searched, by `search_id`; None where that is not known, or the hits are those of deeper searches."""
+        through = searched_through(self.manifest)
+        deepest = set(self.manifest.facts.get("deepest", {}).values())
+        if None in through.values() or deepest != {self.manifest.options.get("per_prompt")}:
+            return None
+        return search_id(self.manifest, through)
+
+    def give(self, work: Path, plan: Plan) -> bool:
+        """Put the hits into a work folder; False when the file is not the one that the manifest lists."""
+        if hashlib.file_digest(self.hits, "sha256").hexdigest() != self.manifest.files.get(HITS):
+            say(f"retrieve: {HITS} of the earlier result is not as it was written; the pool is searched again")
+            return False
+        matches = self.manifest.facts.get("captions_that_hold_a_name", 0)
+        for mode, hits in hits_of(self, plan).items():
+            keep_hits(hits_path(work, mode, 0), hits, matches if mode == "match" else 0)
+        return True
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that was not finished: what it searched, and the hits of the modes that it got to, open likewise."""
+
+    search: str
+    hits: dict[str, BinaryIO]
+
+    def give(self, work: Path, plan: Plan) -> bool:
+        """Put the hits into a work folder."""
+        for mode in plan.searched:
+            if mode in self.hits:
+                with replacing(hits_path(work, mode, 0)) as part, open(part, "wb") as file:
+                    shutil.copyfileobj(self.hits[mode], file)
+        return bool(self.hits)
+
 
 @contextlib.contextmanager
-def earlier_result(out: Path) -> Iterator[Earlier | None]:
-    """The finished result in a folder; None where there is none that can be read."""
+def earlier_run(out: Path) -> Iterator[Finished | Stopped | None]:
+    """What is left of an earlier run in a folder; None where there is nothing that can be read."""
     with contextlib.ExitStack() as opened:
-        earlier = None
+        earlier: Finished | Stopped | None = None
         with contextlib.suppress(ReactvlError, OSError):
-            earlier = Earlier(read_manifest(out, "retrieve"), opened.enter_context(open(out / HITS, "rb")))
+            if (out / "manifest.json").exists():
+                earlier = Finished(read_manifest(out, "retrieve"), opened.enter_context(open(out / HITS, "rb")))
+            else:
+                work = out / ".work"
+                paths = {mode: hits_path(work, mode, 0) for mode in (*SIDE, "match")}
+                files = {mode: opened.enter_context(open(path, "rb")) for mode, path in paths.items() if path.exists()}
+                earlier = Stopped((work / SEARCH).read_text(), files)
         yield earlier
 
 
-def take_over(earlier: Earlier | None, stage: Stage, plan: Plan, indexes: dict[str, Index]) -> bool:
-    """Give the stage the hits of an earlier result, if the same search would find them; whether it did.
-
-    `indexes`: what searches each side now, exact search a side without one. A file that is not the one that the earlier
-    manifest lists is left alone.
-    """
-    if earlier is None or not same_search(earlier.manifest, stage.manifest, plan, indexes):
-        return False
-    if any(hits_path(stage.work, mode, 0).exists() for mode in plan.searched):
-        return False
-    if hashlib.file_digest(earlier.hits, "sha256").hexdigest() != earlier.manifest.files.get(HITS):
-        say(f"retrieve: {HITS} of the earlier result is not as it was written; the pool is searched again")
-        return False
-    matches = earlier.manifest.facts.get("captions_that_hold_a_name", 0)
-    for mode, hits in hits_of(earlier, plan).items():
-        keep_hits(hits_path(stage.work, mode, 0), hits, matches if mode == "match" else 0)
-    say("retrieve: what the queries found is taken from the earlier result; only the choosing is done again")
-    return True
+def take_over(earlier: Finished | Stopped | None, stage: Stage, plan: Plan, indexes: dict[str, Index]) -> None:
+    """Give the stage the hits of an earlier run, if the same search would find them; and note in the work folder what
+    this run searches. `indexes`: what searches each side, exact search a side without one."""
+    sides = dict.fromkeys(SIDE[mode] for mode in plan.searched if mode in SIDE)
+    search = search_id(stage.manifest, {side: _engine(indexes.get(side)) for side in sides})
+    write_bytes(stage.work / SEARCH, search.encode())
+    if earlier is None or earlier.search != search:
+        return
+    if any(hits_path(stage.work, mode, 0).exists() for mode in plan.searched):  # this very run was stopped
+        return
+    if earlier.give(stage.work, plan):
+        say("retrieve: what the queries found is taken from the earlier result; only the choosing is done again")
 
 
-def same_search(old: Manifest, new: Manifest, plan: Plan, indexes: dict[str, Index]) -> bool:
-    """Whether the first search of this plan finds what the earlier result's hits are."""
-    return (
-        old.version == new.version
-        and old.inputs["embeddings"].sha256 == new.inputs["embeddings"].sha256
-        and all(old.options.get(name) == new.options.get(name) for name in DECIDE)
-        # match-rerank keeps the captions whose pictures fit best, not those that the name makes up most of
-        and (old.options.get("fusion") == "match-rerank") == (new.options["fusion"] == "match-rerank")
-        and set(old.facts.get("deepest", {}).values()) == {plan.per_prompt}
-        and searched_through(old) == {side: _engine(indexes.get(side), new) for side in sides_of(plan)}
+def search_id(manifest: Manifest, through: dict[str, str]) -> str:
+    """A hash of all that decides what the first search finds: `through` says what searched each side."""
+    options = manifest.options
+    return sha256_json(
+        [
+            manifest.version,
+            manifest.inputs["embeddings"].sha256,
+            [options.get(name) for name in DECIDE],
+            # match-rerank keeps the captions whose pictures fit best, not those that the name makes up most of
+            options.get("fusion") == "match-rerank",
+            sorted(through.items()),
+        ]
     )
 
 
@@ -89,15 +135,11 @@ def searched_through(manifest: Manifest) -> dict[str, str | None]:
     return through
 
 
-def _engine(index: Index | None, manifest: Manifest) -> str:
+def _engine(index: Index | None) -> str:
     return "exact" if index is None else index.identity(index.folder).sha256
 
 
-def sides_of(plan: Plan) -> list[str]:
-    return list(dict.fromkeys(SIDE[mode] for mode in plan.searched if mode in SIDE))
-
-
-def hits_of(earlier: Earlier, plan: Plan) -> dict[str, Hits]:
+def hits_of(earlier: Finished, plan: Plan) -> dict[str, Hits]:
     """The hits of every mode, in the order of the file, which is that of the queries."""
     numbers = np.array([part.number for part in plan.embeddings.parts], dtype=np.int64)
     offsets = part_offsets([range(part.rows) for part in plan.embeddings.parts])

@@ -14,7 +14,7 @@ from reactvl.progress import say
 from reactvl.retrieve import engines
 from reactvl.retrieve.cache import FOLDER
 from reactvl.retrieve.choosing import Choice, Chooser
-from reactvl.retrieve.earlier import Earlier, earlier_result, take_over
+from reactvl.retrieve.earlier import Finished, Stopped, earlier_run, take_over
 from reactvl.retrieve.exclusion import Exclusion, images_exclusion
 from reactvl.retrieve.finding import Finder, encoded, encoder, slice_of
 from reactvl.retrieve.queries import SIDE
@@ -29,7 +29,7 @@ def run(request: Request) -> Pairs:
     options, inputs = recorded(plan, request)
     embeddings = plan.embeddings
     with (
-        earlier_result(request.out) as earlier,
+        earlier_run(request.out) as earlier,
         stage_folder(
             request.out, "retrieve", options=options, inputs=inputs, model=embeddings.model, overwrite=request.overwrite
         ) as stage,
@@ -70,7 +70,7 @@ def told_of_positives(facts: dict[str, Any]) -> str:
     return words
 
 
-def _retrieve(stage: Stage, plan: Plan, request: Request, earlier: Earlier | None) -> None:
+def _retrieve(stage: Stage, plan: Plan, request: Request, earlier: Finished | Stopped | None) -> None:
     device = device_of(request)
     indexes = chosen_engines(stage, plan, device)
     take_over(earlier, stage, plan, indexes)
