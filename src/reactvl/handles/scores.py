@@ -134,17 +134,23 @@ def ruled(cells: list[list[str]], foot: int) -> list[str]:
 
 
 def verdict_lines(verdicts: list[dict[str, Any]]) -> list[str]:
-    """One line of the models that beat all label-free baselines, and one of each that does not, with what it fails at."""
-    winners = [one["model"] for one in verdicts if one["beats_all"]]
+    """One line of the models that beat all label-free baselines, and one of each that does not, with what it fails at or
+    could not be held against: a baseline that some task lacks has no mean."""
+    untold = {one["model"]: [at["label"] for at in one["against"] if at["beaten"] is None] for one in verdicts}
+    winners = [one["model"] for one in verdicts if one["beats_all"] and not untold[one["model"]]]
     lines = [f"above every label-free baseline: {', '.join(winners)}"] if winners else []
     for one in verdicts:
-        if one["beats_all"]:
+        if one["model"] in winners:
             continue
         missed = [f"{at['label']} ({gain_text(at['difference'])})" for at in one["against"] if at["beaten"] is False]
-        said = (
-            f"not above {', '.join(missed)}" if missed else "not held against any label-free baseline with an interval"
-        )
-        lines.append(f"{one['model']}: {said}")
+        beaten = [at["label"] for at in one["against"] if at["beaten"]]
+        unknown = f"not compared with {', '.join(untold[one['model']])}" if untold[one["model"]] else ""
+        if missed:
+            lines.append(f"{one['model']}: not above {', '.join(missed)}")
+        elif beaten:
+            lines.append(f"{one['model']}: above {', '.join(beaten)}; {unknown}")
+        else:
+            lines.append(f"{one['model']}: not held against any label-free baseline with an interval")
     return lines
 
 
