@@ -40,6 +40,8 @@ HOMES = {
     "Catalog": "reactvl.handles.catalog",
     "Client": "reactvl.serve.client",
     "Pool": "reactvl.handles.pool",
+    "Run": "reactvl.handles.run",
+    "gallery": "reactvl.handles.showing",
     "ReactvlError": "reactvl.manifest",
 }
 __all__ = [*HOMES, "__version__"]

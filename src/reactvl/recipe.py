@@ -285,8 +285,12 @@ def options(given: msgspec.Struct) -> dict[str, Any]:
     return {key: value for key, value in msgspec.structs.asdict(given).items() if value is not msgspec.UNSET}
 
 
-def open(folder: Annotated[Path, Opt("a stage's folder", positional=True)]) -> Any:  # noqa: A001 - `reactvl.open`
-    """The handle of a finished stage folder: Embeddings, Catalog, Pool, Index, Pairs, Model or Scores."""
+def open(folder: Annotated[Path, Opt("a stage's folder, or a run's", positional=True)]) -> Any:  # noqa: A001 - `reactvl.open`
+    """The handle of a finished stage folder: Embeddings, Catalog, Pool, Index, Pairs, Model or Scores; of a run, Run."""
+    if (Path(folder) / "recipe.toml").is_file() and not (Path(folder) / "manifest.json").exists():
+        from reactvl.handles.run import Run
+
+        return Run(folder)
     stage = read_manifest(folder).stage
     if stage in ("embed", "import"):
         from reactvl.handles.embeddings import Embeddings
