@@ -1,7 +1,7 @@
 """The report of a whole run, one page: the table, what was retrieved, how training went, per-class gains, where time went."""
 
-import itertools
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ from reactvl.evaluate import page as evaluation
 from reactvl.evaluate import score_tables
 from reactvl.handles.pairs import Pairs
 from reactvl.handles.scores import Scores
+from reactvl.handles.showing import Drawing, Item, Shelf
 from reactvl.manifest import read_manifest
 from reactvl.report import plots
-from reactvl.report.page import Page, code, data_table, gallery
-from reactvl.report.thumbnails import thumbnail
+from reactvl.report.page import Page, code, data_table, link
 
 PICTURES, SIDE = 6, 72  # a class
+MOST = 3_000  # pictures of the page
+ROOM = 6_000_000  # bytes of them
 
 
 def write_summary(run: Path) -> None:
@@ -28,7 +30,8 @@ def write_summary(run: Path) -> None:
         f"{len(pairs.classes):,} classes from {len(pairs.embeddings):,} pairs",
         f"{labels[0]}, customized to class names alone: {len(pairs):,} pairs retrieved, no label used",
     )
-    page.section("Scores", score_tables.scores(results), intro=score_tables.intro(results))
+    more = Markup(" Single classes, calibration, confusions: {}.").format(link("evaluation/report.html"))
+    page.section("Scores", score_tables.scores(results), intro=Markup("{}").format(score_tables.intro(results)) + more)
     if verdicts := score_tables.verdicts(results):
         page.section("Against label-free baselines", verdicts, intro=score_tables.VERDICTS)
     if len(labels) > 1:
@@ -46,16 +49,21 @@ def write_summary(run: Path) -> None:
             evaluation.classes(results, labels, evaluation.best(results, labels)),
             intro="How much more of each class is found than by the first model.",
         )
+    what = "Pictures of every class from its best pair to its last, as the pool holds them."
+    more = " More of them, duplicates, and what was left out and why: {}."
     page.section(
         "Retrieved pairs",
         retrieved(pairs),
-        intro="Pictures of every class from its best pair to its last, as the pool holds them. retrieved/report.html has more.",
+        intro=Markup(what + more).format(link("retrieved/report.html")),
     )
     page.section("Where time went", plots.time_bar(seconds(run)), intro="Seconds a stage, from its last full run.")
+    again = code((run / "recipe.toml").read_text(encoding="utf-8"))
+    intro = "This file, {}, made all of it. <code>reactvl run recipe.toml --out run/</code> does it again."
+    page.section("The recipe", again, intro=Markup(intro).format(link("recipe.toml")))
     page.section(
-        "The recipe",
-        code((run / "recipe.toml").read_text()),
-        intro="`reactvl run recipe.toml --out run/` does it again.",
+        "See the rest",
+        code(f"reactvl serve {shlex.quote(str(run))}"),
+        intro="Every pair, the whole pool to search by words and pictures, and marks for what is wrong, in the browser.",
     )
     page.write(run / "report.html")
 
@@ -80,22 +88,35 @@ def training(logs: list[Path]) -> Markup:
 
 
 def retrieved(pairs: Pairs) -> Markup:
-    """A gallery a class, spread over its ranks."""
-    table = pairs.table(["class_id", "score", "TEXT"])
-    counts = np.bincount(table["class_id"].to_numpy(), minlength=len(pairs.classes))
-    edges = np.concatenate([[0], np.cumsum(counts)])
-    texts, scores = table["TEXT"].to_pylist(), table["score"].to_numpy()
-    blocks = []
-    for name, (start, stop) in zip(pairs.classes, itertools.pairwise(edges.tolist()), strict=True):
-        shown = (
-            np.unique(np.linspace(start, stop - 1, min(PICTURES, stop - start)).round().astype(int))
-            if stop > start
-            else []
-        )
-        items = [(thumbnail(pairs.read_image(int(at)), SIDE), texts[at] or "", f"{scores[at]:.1f}") for at in shown]
-        blocks.append(Markup("<h3>{} <small>{}</small></h3>").format(name, f"{stop - start:,} pairs"))
-        blocks.append(gallery(items))
-    return Markup("").join(blocks)
+    """A gallery a class, spread over its ranks; of many classes fewer pictures each, and the first classes only. A pool of
+    URLs has captions; a picture that cannot be read leaves a tile."""
+    table = pairs.table(["class_id", "score", "TEXT", "shard", "offset", "size"])
+    edges = np.searchsorted(table["class_id"].to_numpy(), np.arange(len(pairs.classes) + 1)).tolist()
+    most = max(1, min(PICTURES, MOST // len(pairs.classes)))
+    drawing, blocks = Drawing(ROOM, SIDE), []
+    for number, name in enumerate(pairs.classes[:MOST]):
+        start, stop = edges[number : number + 2]
+        places = np.linspace(start, stop - 1, min(most, stop - start)).round().astype(int) if stop > start else []
+        items = [item(pairs, row) for row in table.take(np.unique(places)).to_pylist()] if len(places) else []
+        count = f"{stop - start:,} pair{'s' if stop - start != 1 else ''}"
+        heading = Markup("<h3>{} <small>{}</small></h3>").format(name, count)
+        blocks.append(heading + (drawing.shelf(Shelf("", items)) if items else Markup("")))
+        if drawing.room < 0:
+            break
+    if left := len(pairs.classes) - len(blocks):
+        blocks.append(Markup("<p>{} more classes</p>").format(f"{left:,}"))
+    return Markup("").join(blocks) + drawing.about_faults()
+
+
+def item(pairs: Pairs, row: dict) -> Item:
+    """A row of pairs.parquet as it is shown."""
+
+    def read() -> bytes:
+        return pairs.embeddings.read_bytes(row["shard"], row["offset"], row["size"])
+
+    return Item(
+        row["TEXT"] or "", f"{row['score']:.1f}", "", read if pairs.embeddings.has_pictures else None, row["URL"]
+    )
 
 
 def seconds(run: Path) -> dict[str, float]:

@@ -95,8 +95,8 @@ class Gallery:
 class Drawing:
     """The HTML of shelves within a number of bytes; remembers what could not be read."""
 
-    def __init__(self, room: int):
-        self.room, self.faults, self.first = room, 0, ""
+    def __init__(self, room: int, side: int = SIDE):
+        self.room, self.side, self.faults, self.first = room, side, 0, ""
 
     def shelf(self, shelf: Shelf) -> "Markup":
         """Its items in order until the room is used, with a line that says how many are not shown."""
@@ -133,7 +133,7 @@ class Drawing:
         from reactvl.report.thumbnails import BROKEN, thumbnail
 
         try:
-            uri, fault = thumbnail(read(), SIDE), "not a picture"
+            uri, fault = thumbnail(read(), self.side), "not a picture"
         except (ReactvlError, BadImage, OSError, TypeError) as met:  # TypeError: a row without shard and offset
             uri, fault = BROKEN, str(met)
         if uri == BROKEN:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from reactvl.manifest import ReactvlError
 from reactvl.progress import progress
-from reactvl.report.page import Page, data_table, fold, gallery, note, tiles
+from reactvl.report.page import Page, code, data_table, fold, gallery, link, note, tiles
 from reactvl.report.plots import histogram
 from reactvl.report.svg import SERIES, SOFT, canvas, figure
 from reactvl.report.thumbnails import thumbnail
@@ -107,6 +107,13 @@ def write_report(path: Path, findings: Findings) -> None:
     page.section("Pictures" if findings.read else "Captions", *_chosen(findings, per_class))
     _duplicates(page, findings)
     _dropped(page, findings)
+    files = Markup("<p>{}: a row a chosen pair. {}: every hit and what became of it. {}: what was asked.</p>")
+    page.section(
+        "See the rest",
+        code("reactvl serve RUN") + files.format(link("pairs.parquet"), link("hits.parquet"), link("queries.parquet")),
+        intro="Every pair of a class, the whole pool to search by words and pictures, and marks for what is wrong, in the "
+        "browser. RUN is the folder of the run, or that of the embeddings.",
+    )
     page.write(path)
 
 
