@@ -15,7 +15,7 @@ from reactvl.evaluate import examples, score_tables
 from reactvl.evaluate.candidates import Candidate
 from reactvl.evaluate.results import Scored
 from reactvl.report import plots
-from reactvl.report.page import Page, data_table, fold
+from reactvl.report.page import Page, data_table, fold, link
 
 ZERO_SHOT = "zero-shot"
 PANELS = 24  # reliability diagrams
@@ -153,7 +153,7 @@ def classes(results: dict[str, Any], labels: Sequence[str], who: str) -> Markup:
 def skipped_table(scored: Sequence[Scored]) -> Markup:
     rows = [(one.task.name, name, reason) for one in scored for name, reason in one.skipped]
     more = (
-        Markup("<p>and {} more, in skipped.parquet</p>").format(len(rows) - LISTED)
+        Markup("<p>and {} more, in {}</p>").format(len(rows) - LISTED, link("skipped.parquet"))
         if len(rows) > LISTED
         else Markup("")
     )

@@ -140,11 +140,15 @@ def verdicts(results: dict[str, Any]) -> Markup:
     for verdict in given:
         against = {one["label"]: one for one in verdict["against"]}
         missed = [label for label in free if against.get(label, {}).get("beaten") is False]
-        if verdict["beats_all"]:
+        beaten = [label for label in free if against.get(label, {}).get("beaten")]
+        if beaten == free:
             said.append(Markup("<p>{} beats every label-free baseline.</p>").format(verdict["model"]))
         elif missed:
             text = '<p class="warn">{} does not beat {}: the pairs alone, without customization, may serve as well.</p>'
             said.append(Markup(text).format(verdict["model"], ", ".join(missed)))
+        elif beaten:
+            text = "<p>{} beats {}; the other baselines cover only some of the tasks, or have no interval.</p>"
+            said.append(Markup(text).format(verdict["model"], ", ".join(beaten)))
         else:
             text = '<p class="warn">{} could not be held against the baselines: there is no interval of the difference.</p>'
             said.append(Markup(text).format(verdict["model"]))
