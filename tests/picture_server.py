@@ -20,6 +20,7 @@ FATES = {
     "busy": "503 at the first time of asking, then the picture",
     "refused": "nobody listens at that port",
     "unresolvable": "a host name that no resolver can be asked for",
+    "trickling": "200 and the picture, in PIECES with a PAUSE before each",
     "slow": "nothing is said until the server is closed or PATIENCE is over",
     "dropped": "200, and the connection ends in the middle of the picture",
     "truncated": "200, whole by its Content-Length, but half of the file",
@@ -30,6 +31,7 @@ FATES = {
     "endless": "302 to itself",
 }
 PATIENCE = 60  # seconds; longer than img2dataset's ten
+PIECES, PAUSE = 5, 0.7  # together longer than a timeout of 2 seconds, each shorter
 PAGE = b"<!DOCTYPE html><title>gone</title><p>This picture is no longer here."
 TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp"}
 # every label is short enough for a URL, and the whole too long for the DNS: the resolver says no by itself
@@ -37,13 +39,15 @@ NO_HOST = ".".join(["a" * 60] * 5) + ".invalid"
 
 
 class PictureServer:
-    """`pictures` by name, and the fates of those that are not simply served; `asked` counts requests by name."""
+    """`pictures` by name, and the fates of those that are not simply served; `asked` counts requests by name; `pause`:
+    seconds between the pieces of a picture that trickles."""
 
     def __init__(self, pictures: Mapping[str, bytes], fates: Mapping[str, str]):
         self.pictures, self.fates = dict(pictures), dict(fates)
         unknown = set(self.fates.values()) - FATES.keys()
         assert not unknown, f"no such fate: {', '.join(sorted(unknown))}"
         self.asked: Counter[str] = Counter()
+        self.pause = PAUSE
         self.closed = threading.Event()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads = True
@@ -88,6 +92,14 @@ class PictureServer:
                     self.body(picture[: len(picture) // 2], length=len(picture))
                 elif fate == "truncated":
                     self.body(picture[: len(picture) // 2])
+                elif fate == "trickling":
+                    self.body(b"", kind="image/jpeg", length=len(picture))
+                    for piece in range(PIECES):
+                        web.closed.wait(web.pause)
+                        with contextlib.suppress(OSError):
+                            self.wfile.write(
+                                picture[piece * len(picture) // PIECES : (piece + 1) * len(picture) // PIECES]
+                            )
                 elif fate == "page":
                     self.body(PAGE, kind="text/html")
                 elif fate == "text":

@@ -3,196 +3,49 @@
     .venv/bin/python benchmarks/environments/make.py img2dataset
     .venv/bin/python -m pytest -m slow -s tests/end_to_end/test_img2dataset.py     # prints the figures of docs/choosing-a-pool.md
 
-The pictures are the demo's, on a server of this machine (`picture_server.py`). The pool of URLs is made as publishers make
-theirs: vectors, captions and URLs, no shards.
+The pictures are the demo's, on a server of this machine (`rotten_web.py`, `picture_server.py`).
 """
 
-import http.client
-import importlib.util
 import io
 import json
-import lzma
-import os
 import re
-import shlex
 import subprocess
 import sys
-import tarfile
-import urllib.error
-import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rotten_web
 from commands import typed
-from picture_server import FATES, PAGE, PictureServer, dealt, serving
 from PIL import Image
-from tests_support import drawing
+from rotten_web import BASE, OUTCOMES, RELEASED, ROOT, SHARES, Web, fetch, name_of, published, stats_of
 
-from reactvl.catalog import catalog
-from reactvl.embed import embed
 from reactvl.handles.embeddings import Embeddings
 from reactvl.handles.pairs import Pairs
+from reactvl.pool.reader import read_image
+from reactvl.pool.tars import scan
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "choosing-a-pool.md"
-BASE = ROOT / "demo" / "base"
-SHARDS = ("00000", "00006")
-# REFERENCE: as used for the released pairs, but for the number of processes (64 there)
-RELEASED = (
-    "--input_format parquet --url_col URL --caption_col TEXT --output_format webdataset --processes_count 1 "
-    "--thread_count 12 --image_size 384 --resize_only_if_bigger=True --resize_mode=keep_ratio --skip_reencode=True"
-)
-SHARES = {  # of the pool's rows, by fate; the rest is served
-    "missing": 0.08,
-    "redirected": 0.04,
-    **dict.fromkeys(("removed", "forbidden", "busy", "refused", "unresolvable", "slow", "dropped"), 0.02),
-    **dict.fromkeys(("truncated", "page", "text", "empty", "opted out", "endless"), 0.02),
-}
-OUTCOMES = {  # status and beginning of the message that img2dataset 1.47 gives a fate
-    "served": ("success", ""),
-    "redirected": ("success", ""),
-    "missing": ("failed_to_download", "HTTP Error 404"),
-    "removed": ("failed_to_download", "HTTP Error 410"),
-    "forbidden": ("failed_to_download", "HTTP Error 403"),
-    "busy": ("failed_to_download", "HTTP Error 503"),
-    "refused": ("failed_to_download", "<urlopen error [Errno 111] Connection refused>"),
-    "unresolvable": ("failed_to_download", "<urlopen error [Errno -"),
-    "slow": ("failed_to_download", "timed out"),
-    "dropped": ("failed_to_download", "IncompleteRead"),
-    "opted out": ("failed_to_download", "Use of image disallowed by X-Robots-Tag directive"),
-    "endless": ("failed_to_download", "HTTP Error 302"),
-    "page": ("failed_to_resize", "Image decoding error"),
-    "text": ("failed_to_resize", "Image decoding error"),
-    "truncated": ("failed_to_resize", "Image decoding error"),
-    "empty": ("failed_to_resize", "OpenCV"),
-}
 CLASSES = 40
 PER_CLASS = 12
-TUNE = (
-    "--tune",
-    "locked-text",
-    "--freeze",
-    r"visual\.conv1\.stem\..*",
-    "--steps",
-    4,
-    "--batch-size",
-    32,
-    "--workers",
-    1,
-)
-
-
-class Web(NamedTuple):
-    """`shown`: the pool as its publisher embedded it. `names`: of its rows' pictures, in order."""
-
-    home: Path
-    server: PictureServer
-    shown: Embeddings
-    names: list[str]
+TUNE = ("--tune", "locked-text", "--freeze", r"visual\.conv1\.stem\..*", "--steps", "4", "--batch-size", "32")
 
 
 @pytest.fixture(scope="module")
 def tool() -> Path:
     """img2dataset's command; without its environment the tests that need it are skipped."""
-    place = ROOT / "benchmarks" / "environments" / "make.py"
-    spec = importlib.util.spec_from_file_location("environments_make", place)
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    python = make.interpreter("img2dataset")
-    if python is None:
-        pytest.skip("needs img2dataset: .venv/bin/python benchmarks/environments/make.py img2dataset")
-    return python.with_name("img2dataset")
+    return rotten_web.tool() or pytest.skip("needs .venv/bin/python benchmarks/environments/make.py img2dataset")
 
 
 @pytest.fixture(scope="module")
-def web(tool, tmp_path_factory) -> Web:
-    """Two of the demo's shards as their publisher knows them, and a server of their pictures with fates dealt out."""
-    home = tmp_path_factory.mktemp("web")
-    (home / "published").mkdir()
-    for shard in SHARDS:
-        packed = (ROOT / "demo" / "pool" / f"{shard}.tar.xz").read_bytes()
-        (home / "published" / f"{shard}.tar").write_bytes(lzma.decompress(packed))
-    names = (ROOT / "demo" / "classes.txt").read_text().splitlines()[:CLASSES]
-    (home / "classes.txt").write_text("\n".join(names) + "\n")
-    reactvl("embed", home / "published", "--model", BASE, "--out", home / "shown")
-    shown = Embeddings(home / "shown")
-    rows = shown.parts[0].metadata(["shard", "key", "ext", "offset", "size"]).to_pylist()
-    pictures = {}
-    for number, row in enumerate(rows):
-        data = shown.read_bytes(row["shard"], row["offset"], row["size"])
-        name = f"{row['shard'][:5]}/{row['key']}.{row['ext']}"
-        pictures[name] = larger(data) if number % 25 == 0 else data
-    listed = list(pictures)
-    fates = dealt(listed, {fate: round(share * len(listed)) for fate, share in SHARES.items()})
-    for name in listed[::8]:
-        pictures[f"copy/{name}"] = pictures[name]
-    with serving(pictures, fates) as server:
-        yield Web(home, server, shown, listed)
-
-
-def reactvl(*args: object) -> str:
-    done = typed(*args)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def larger(data: bytes) -> bytes:
-    """A picture of the size that the web has them in: larger than what is asked for, with the form that it has."""
-    file = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.resize((600, 450), Image.Resampling.BICUBIC).save(file, picture.format)
-    return file.getvalue()
-
-
-def fetch(tool: Path, urls: Path, options: str, out: Path) -> str:
-    """Run img2dataset as a user types it; returns what it says."""
-    words = [str(tool), "--url_list", str(urls), *shlex.split(options), "--output_folder", str(out)]
-    quiet = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # which would ask the internet for a newer one
-    quiet.pop("PYTHONPATH", None)  # ours is not its
-    done = subprocess.run(words, capture_output=True, text=True, env=quiet, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def name_of(url: str) -> str:
-    return url.split("/", 3)[3]
-
-
-def stats_of(pool: Path) -> dict:
-    """img2dataset's own counts of one shard."""
-    return json.loads((pool / "00000_stats.json").read_text())
-
-
-def published(web: Web, folder: Path) -> Path:
-    """Embeddings as LAION publishes them: two halves and metadata in its words, no hash and no shard. Every eighth picture
-    stands there again under another URL, every eleventh under the same URL with another caption."""
-    part = web.shown.parts[0]
-    captions = part.metadata(["caption"])["caption"].to_pylist()
-    row = np.arange(part.rows)
-    urls = [web.server.url(name) for name in web.names]
-    urls += [web.server.url(f"copy/{name}") for name in web.names[::8]]
-    urls += [web.server.url(name) for name in web.names[::11]]
-    captions += captions[::8] + [f"{caption} (free download)" for caption in captions[::11]]
-    rows = np.concatenate([row, row[::8], row[::11]])
-    columns = {
-        "image_path": [f"{number:09}" for number in range(len(rows))],
-        "caption": captions,
-        "url": urls,
-        "NSFW": ["UNLIKELY"] * len(rows),
-        "similarity": np.linspace(0.28, 0.4, len(rows)),
-        "LICENSE": ["?"] * len(rows),
-    }
-    for half, vectors in (("img_emb", part.images()), ("text_emb", part.texts())):
-        (folder / half).mkdir(parents=True)
-        np.save(folder / half / f"{half}_0000.npy", np.asarray(vectors)[rows])
-    (folder / "metadata").mkdir()
-    pq.write_table(pa.table(columns), folder / "metadata" / "metadata_0000.parquet")
-    return folder
+def web(tool, tmp_path_factory) -> Iterator[Web]:
+    with rotten_web.rotten_web(tmp_path_factory.mktemp("web")) as web:
+        names = (ROOT / "demo" / "classes.txt").read_text().splitlines()[:CLASSES]
+        (web.home / "classes.txt").write_text("\n".join(names) + "\n")
+        yield web
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +57,8 @@ def asked(web) -> Pairs:
         *("retrieve", folder, "--model", BASE, "--classes", web.home / "classes.txt", "--templates"),
         *(ROOT / "demo" / "templates.txt", "--per-class", PER_CLASS, "--out", out),
     )
-    assert f"img2dataset --url_list {out / 'pairs.parquet'} --input_format parquet --url_col URL" in said
+    printed = said[said.index("img2dataset ") :].splitlines()[0]
+    assert flags(printed) == flags(f"{RELEASED} --url_list {out / 'pairs.parquet'} --output_folder pool")
     return Pairs(out)
 
 
@@ -222,6 +76,19 @@ def embedded(web, fetched) -> Embeddings:
     said = reactvl("embed", fetched, "--model", BASE, "--out", web.home / "embeddings")
     print("\n".join(line for line in said.splitlines() if line.startswith("embed:")))
     return Embeddings(web.home / "embeddings")
+
+
+def reactvl(*args: object) -> str:
+    done = typed(*args)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def flags(command: str) -> set[tuple[str, str]]:
+    """A command's options, `--name value` and `--name=value` alike."""
+    words = command.replace("=", " ").split()
+    first = next(place for place, word in enumerate(words) if word.startswith("--"))
+    return set(zip(words[first::2], words[first + 1 :: 2], strict=True))
 
 
 @pytest.mark.slow
@@ -329,6 +196,8 @@ def test_further_columns_and_a_second_try(web, tool, asked, fetched):
     fates = {row["url"]: web.server.fates.get(name_of(row["url"]), "served") for row in side}
     busy = [row for row in side if fates[row["url"]] == "busy"]
     assert busy and all(row["status"] == "success" for row in busy)
+    trickling = [row for row in side if fates[row["url"]] == "trickling"]
+    assert trickling and all(row["status"] == "success" for row in trickling)  # the timeout is of one wait
     missing = [name_of(url) for url, fate in fates.items() if fate == "missing"]
     assert all(web.server.asked[name] - before[name] == 3 for name in missing)
     reactvl("embed", pool, "--model", BASE, "--out", out)
@@ -360,6 +229,30 @@ def test_what_img2dataset_does_not_look_at_embed_does(web, tool):
     good = {web.server.url(name) for name in taken if name not in web.server.fates}
     assert set(found.parts[0].metadata(["url"])["url"].to_pylist()) == good
     assert found.manifest.counts["skipped"] == len(taken) - len(good) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["files", "parquet"])
+def test_its_other_formats_go_through_pack(web, tool, form):
+    """Every row is there or counted as img2dataset counts it; JPEGs keep their bytes."""
+    names = [name for name in web.names[:120] if web.server.fates.get(name) != "slow"]
+    urls = pa.table({"url": [web.server.url(name) for name in names], "caption": [f"number {name}" for name in names]})
+    pq.write_table(urls, web.home / f"{form}.parquet")
+    options = RELEASED.replace("URL", "url").replace("TEXT", "caption").replace("webdataset", form)
+    fetch(tool, web.home / f"{form}.parquet", options, web.home / form)
+    reactvl("pack", web.home / form, "--out", web.home / f"{form}-pool")
+    counts = json.loads((web.home / f"{form}-pool" / "manifest.json").read_text())["counts"]
+    stats = stats_of(web.home / form)
+    assert counts["pairs"] == stats["successes"]
+    assert counts["skipped: download failed"] == stats["count"] - stats["successes"] > 0
+    found = scan(web.home / f"{form}-pool" / "00000.tar")
+    assert {sample.caption for sample in found} == {f"number {name_of(sample.url)}" for sample in found}
+    jpegs = [(sample, web.server.pictures[name_of(sample.url)]) for sample in found if sample.url.endswith("jpg")]
+    same = [
+        read_image(web.home / f"{form}-pool" / "00000.tar", sample.offset, sample.size) == given
+        for sample, given in jpegs
+    ]
+    assert sum(same) > 0.9 * len(same)  # all but those that were made larger
 
 
 CAPTIONS = ['a "quoted" word', '" a sign of quotation begins this', "O'Neill & sons — 東京 <b>", "1970", '"all of it"']
@@ -405,75 +298,3 @@ def block(mark: str, holds: str) -> str:
     found = re.findall(rf"^```{mark}\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     [text] = [text for text in found if holds in text]
     return text
-
-
-def test_the_servers_fates_are_what_they_say():
-    """What urllib, by which img2dataset fetches, meets at each of them."""
-    names = {fate: f"{fate.replace(' ', '-')}.jpg" for fate in FATES}
-    picture = drawing(1)
-    with serving(dict.fromkeys(names.values(), picture), {name: fate for fate, name in names.items()}) as web:
-        for fate, name in names.items():
-            if fate in ("served", "redirected"):
-                assert got(web.url(name)) == picture
-            elif fate in OPENED:
-                assert got(web.url(name)) == OPENED[fate](picture)
-            else:
-                with pytest.raises(FAULTS[fate]):
-                    got(web.url(name), timeout=0.2)
-        assert got(web.url(names["busy"])) == picture  # the second time
-        with urllib.request.urlopen(web.url(names["opted out"])) as answer:
-            assert answer.headers["X-Robots-Tag"] == "noai, noindex"
-        assert web.asked[names["served"]] == 1 and web.asked[names["redirected"]] == 2
-
-
-OPENED = {
-    "truncated": lambda picture: picture[: len(picture) // 2],
-    "page": lambda _: PAGE,
-    "text": lambda _: b"Moved to our new site!\n",
-    "empty": lambda _: b"",
-    "opted out": lambda picture: picture,
-}
-FAULTS = {
-    **dict.fromkeys(("missing", "removed", "forbidden", "busy", "endless"), urllib.error.HTTPError),
-    **dict.fromkeys(("refused", "unresolvable"), urllib.error.URLError),
-    "slow": TimeoutError,
-    "dropped": http.client.IncompleteRead,
-}
-
-
-def got(url: str, timeout: float = 10) -> bytes:
-    with urllib.request.urlopen(url, timeout=timeout) as answer:
-        return answer.read()
-
-
-def test_embed_and_catalog_say_what_became_of_the_links(tmp_path, small_model, capsys):
-    """Of shards as img2dataset lays them: the counts of its side files in the manifest, and the rate in a line."""
-    lost = ["HTTP Error 404: Not Found"] * 3 + ["timed out", "IncompleteRead(9 bytes read, 1 more expected)"]
-    for shard in range(2):
-        write_downloads(tmp_path / "pool", shard, fetched=6 * (1 - shard), lost=lost)
-    line = "of 16 pictures asked for, 6 were fetched (37.5%); lost: 6 HTTP Error 404: Not Found, 2 IncompleteRead, 2 timed out"
-    ended = {"success": 6, "HTTP Error 404: Not Found": 6, "IncompleteRead": 2, "timed out": 2}
-    found = embed(str(tmp_path / "pool"), small_model, out=tmp_path / "embeddings", device="cpu")
-    assert len(found) == 6 and found.manifest.facts["downloads"] == ended
-    assert f"embed: {line}\n" in capsys.readouterr().out
-    known = catalog(str(tmp_path / "pool"), out=tmp_path / "catalog")
-    assert known.manifest.facts["downloads"] == ended
-    assert f"catalog: {line}\n" in capsys.readouterr().out
-
-
-def write_downloads(pool: Path, shard: int, fetched: int, lost: list[str]) -> None:
-    """A shard and its side file: rows of failed downloads stand in the latter alone, among the others."""
-    pool.mkdir(exist_ok=True)
-    rows = []
-    with tarfile.open(pool / f"{shard:05}.tar", "w") as tar:
-        for place in range(fetched + len(lost)):
-            why = lost[place] if place < len(lost) else None
-            key = f"{shard:05}{place:04}"
-            status = "failed_to_download" if why else "success"
-            rows.append({"key": key, "url": f"https://x.example/{key}", "status": status, "error_message": why})
-            bodies = {} if why else {"jpg": drawing(place), "txt": b"a thing", "json": json.dumps(rows[-1]).encode()}
-            for ext, body in bodies.items():
-                member = tarfile.TarInfo(f"{key}.{ext}")
-                member.size = len(body)
-                tar.addfile(member, io.BytesIO(body))
-    pq.write_table(pa.Table.from_pylist(rows), pool / f"{shard:05}.parquet")
