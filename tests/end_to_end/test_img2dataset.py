@@ -207,6 +207,12 @@ def test_further_columns_and_a_second_try(web, tool, asked, fetched):
         want = wanted[row["url"]]
         assert (row["class"], row["rank"], row["prompt"]) == (want["class"], want["rank"], want["prompt"])
         assert row["similarity"] == pytest.approx(want["similarity"])
+    reactvl(
+        *("retrieve", out, "--classes", web.home / "classes.txt", "--templates", "simple", "--per-class", 5),
+        *("--where", 'original_width > 500 AND "rank" < 9', "--out", web.home / "large"),
+    )
+    large = {row["url"] for row in side if (row["original_width"] or 0) > 500 and wanted[row["url"]]["rank"] < 9}
+    assert set(Pairs(web.home / "large").table(["URL"])["URL"].to_pylist()) <= large != set()
 
 
 @pytest.mark.slow
