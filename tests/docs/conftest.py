@@ -17,7 +17,7 @@ SHARDS = slice(6, 9)  # styles that the base model has not seen
 NAMED = re.compile(
     r"\b(car|automobile|taxi|bus|tram|train|truck|lorry|police|airplane|aeroplane|ship)s?\b", re.IGNORECASE
 )
-EVERY, PER_SHARD = 10, 200  # of the pairs that name no vehicle every 10th: a class is what stands out of a pool
+EVERY, PER_SHARD = 20, 200  # of the pairs that name no vehicle every 20th: a class is what stands out of a pool
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """The guides say what works: every command in them parses, every block marked `run` runs, every other says that it does not."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from guide_blocks import GUIDES, PAGES, ROOT, Block, blocks, commands
@@ -102,7 +105,8 @@ def typed(block: Block, names: dict) -> None:
         return
     ours = commands(block)
     if not ours:
-        subprocess.run(["sh", "-e", "-c", block.text], check=True)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as after `activate`
+        subprocess.run(["sh", "-e", "-c", block.text], check=True, env=os.environ | {"PATH": path})
         return
     lines = [line for line in block.text.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
     assert len(lines) == len(ours), f"{block}: a block has our commands or those of a shell, not both"
