@@ -9,28 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests_support import COLOURS, drawing
-
-SHARDS, EACH = 3, 30
-HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script> green thing'
-TWIN, OF = 40, 34  # pair 40 is pair 34's picture again, under another URL
+from small_pool import write_small_pool
 
 
 @pytest.fixture(scope="session")
 def small_pool(tmp_path_factory) -> Path:
-    """3 shards of 30 pairs: red, green, blue in turn, jpg, png and webp, each with its URL; some captions are hostile."""
-    from reactvl.pool.writer import ShardWriter
-
-    folder = tmp_path_factory.mktemp("serve") / "pool"
-    captions = {4: HOSTILE, 10: "green thing " + "very long caption " * 200, 16: "\u202egreen thing\u202c צבע 🟢"}
-    with ShardWriter(folder, max_count=EACH) as writer:
-        for number in range(SHARDS * EACH):
-            ext = ("jpg", "png", "webp")[number % 3]
-            caption = captions.get(number, f"{COLOURS[number % 3]} thing {number % 9}")
-            record = {"url": f"https://example.org/{number}.{ext}", "status": "success"}
-            drawn = drawing(OF, ext) if number == TWIN else drawing(number, ext)
-            writer.write(drawn, ext, caption, record)
-    return folder
+    """3 shards of 30 pairs; see small_pool.py for what is special in them."""
+    return write_small_pool(tmp_path_factory.mktemp("serve") / "pool")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
-from conftest import HOSTILE, OF, TWIN
+from small_pool import HOSTILE, OF, TWIN
 from tests_support import drawing
 
 from reactvl.serve import schemas
