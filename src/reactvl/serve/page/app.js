@@ -50,6 +50,10 @@ async function open() {
   const viewer = new Viewer(by("viewer"), {
     pictures: info.pictures, marks, name, act: (action, hit) => act(action, hit, { shifted: false, gallery: gallery() }),
     step: (by) => (gallery()?.move(by > 0 ? "right" : "left") ? gallery().current.hit : null),
+    onclose: () => {
+      const at = gallery()?.cells.findIndex((cell) => cell.hit === viewer.hit) ?? -1;
+      if (lastGallery && at >= 0) gallery().focus(at); // the browser goes back to the pair that was opened first
+    },
   });
   by("panel-marks").hidden = false;
   new Review(by("marks"), marks, { run: info.review, pictures: info.pictures, onopen: (mark) => viewer.show(mark), onfault: showFault });
@@ -190,14 +194,15 @@ function listenToForm(info) {
   by("text").addEventListener("input", () => typed({ text: by("text").value }));
   by("caption").addEventListener("input", () => typed({ caption: by("caption").value }));
   by("min").addEventListener("input", () => typed({ min: minimum() }));
-  by("search").addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (document.activeElement !== by("text")) return;
-    state.set({ text: by("text").value }, { quiet: true });
-    now({ parts: finished(), text: "" }, { step: true });
-  });
+  by("search").addEventListener("submit", (event) => event.preventDefault());
   by("text").addEventListener("keydown", (event) => {
     const { parts } = state.now;
+    if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault();
+      state.set({ text: by("text").value }, { quiet: true });
+      if (partOf(state.now.text)) now({ parts: finished(), text: "" }, { step: true });
+      return;
+    }
     if (event.key !== "Backspace" || by("text").value || !parts.length) return;
     const last = parts[parts.length - 1];
     const back = last.text ? `${last.weight < 0 ? "-" : ""}${last.text}` : "";

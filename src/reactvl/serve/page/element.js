@@ -1,14 +1,15 @@
 // Making elements. Text enters the page only as text: there is no way here to give markup.
 
 // element("a.soft", {href, "aria-label"}, "text", child): the class after a dot, attributes by name, functions as listeners.
+// Of aria-* true and false are written out; elsewhere true stands for presence.
 export function element(what, attributes = {}, ...children) {
   const [tag, ...classes] = what.split(".");
   const made = document.createElement(tag);
   made.classList.add(...classes);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === null || value === undefined || (value === false && !name.startsWith("aria-"))) continue;
     if (typeof value === "function") made.addEventListener(name, value);
-    else made.setAttribute(name, value === true ? "" : value);
+    else made.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : value);
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;

@@ -61,10 +61,12 @@ export class Gallery {
   }
 
   focus(at = this.at) {
-    const cell = this.cells[Math.max(0, Math.min(at, this.cells.length - 1))];
-    cell?.node.focus();
-    cell?.node.scrollIntoView({ block: "nearest" });
-    return Boolean(cell);
+    const there = Math.max(0, Math.min(at, this.cells.length - 1));
+    if (!this.cells.length) return false;
+    this.#turn(there); // behind an open dialog nothing takes the focus, but the place moves on
+    this.cells[there].node.focus();
+    this.cells[there].node.scrollIntoView({ block: "nearest" });
+    return true;
   }
 
   // "left", "right", "up" or "down" from the pair that has the focus; false at the edge.

@@ -94,7 +94,7 @@ export class Histogram {
 
   // At the low end nothing is left out.
   #set(threshold) {
-    const all = threshold === null || threshold <= this.low;
+    const all = threshold === null || threshold - this.low < 0.001; // a step of `rounded`
     this.threshold = all ? null : threshold;
     if (all) this.#place();
     this.onset(this.threshold);

@@ -7,11 +7,15 @@ import { sides } from "./cell.js";
 const SHOWN_ABOVE = new Set(["caption", "similarity", "image_similarity", "text_similarity", "class_ids", "url"]);
 
 export class Viewer {
-  // name(class_id); act(name, hit) for "wrong", "pick", "more"; step(by) moves the gallery and gives the next hit or null.
-  constructor(dialog, { pictures, marks, name, act, step }) {
+  // name(class_id); act(name, hit) for "wrong", "pick", "more"; step(by) moves the gallery and gives the next hit or null;
+  // onclose() when it is left.
+  constructor(dialog, { pictures, marks, name, act, step, onclose }) {
     Object.assign(this, { dialog, pictures, marks, name, act, step, hit: null });
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-    dialog.addEventListener("close", () => this.abort?.abort());
+    dialog.addEventListener("close", () => {
+      this.abort?.abort();
+      onclose();
+    });
     marks.addEventListener("change", () => dialog.open && this.#actions());
   }
 
