@@ -5,8 +5,10 @@ import contextlib
 import io
 import json
 import socket
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -241,3 +243,99 @@ def test_a_sender_that_leaves_harms_nobody(bounded):
         body = query(text="a")
         with connected(bounded) as wire:
             wire.sendall(POST + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+class Hindered:
+    """An explorer that calls `before_answer` first, and keeps the texts that were counted in `made`."""
+
+    def __init__(self, explorer, before_answer):
+        self.explorer, self.before_answer, self.made = explorer, before_answer, []
+
+    def __getattr__(self, name):
+        return getattr(self.explorer, name)
+
+    def answer(self, asks):
+        self.before_answer()
+        return self.explorer.answer(asks)
+
+    def count(self, ask, thresholds):
+        self.made.append(ask.terms[0].text)
+        return self.explorer.count(ask, thresholds)
+
+
+def test_connections_that_only_wait_are_closed_and_a_slow_answer_is_not(explorer, running, monkeypatch):
+    from reactvl.serve.connections import Connection
+
+    monkeypatch.setattr(Connection, "seconds", 0.2)
+    app, served = build(Hindered(explorer, lambda: time.sleep(0.7)))
+    with running(app) as address, httpx.Client(base_url=address, timeout=20) as api:
+        with connected(api) as silent, connected(api) as dripping, connected(api) as kept:
+            kept.sendall(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            with contextlib.suppress(OSError):
+                for byte in (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 300)[:60]:
+                    dripping.sendall(bytes([byte]))
+                    time.sleep(0.02)
+            assert answered(silent) == answered(dripping) == b""
+            assert answered(kept).endswith(b'{"status":"ok"}')
+        assert api.get("/api/search?text=red").status_code == 200
+    served.close()
+
+
+def test_a_count_that_nobody_waits_for_any_more_is_not_made(explorer, running):
+    begun, go_on = threading.Event(), threading.Event()
+
+    hindered = Hindered(explorer, lambda: (begun.set(), go_on.wait(20)))
+    app, served = build(hindered)
+    with running(app) as address, httpx.Client(base_url=address, timeout=20) as api:
+        searching = threading.Thread(target=api.get, args=("/api/search?text=red",))
+        searching.start()
+        assert begun.wait(20)
+        body = json.dumps({"query": [{"text": "left"}]}).encode()
+        for _ in range(3):
+            with connected(api) as wire:
+                wire.sendall(POST.replace(b"search", b"count") + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                while len(served.batcher) == 0:
+                    time.sleep(0.01)
+        time.sleep(0.1)
+        go_on.set()
+        searching.join()
+        assert api.post("/api/count", json={"query": [{"text": "stayed"}]}).status_code == 200
+    served.close()
+    assert hindered.made == ["stayed"]
+
+
+def test_too_many_that_wait_are_turned_away_with_the_time_to_come_back(explorer, running):
+    begun, go_on = threading.Event(), threading.Event()
+
+    app, served = build(Hindered(explorer, lambda: (begun.set(), go_on.wait(20))))
+    served.batcher.waiting = 4
+    with running(app) as address:
+
+        def ask(text: str) -> httpx.Response:
+            return httpx.get(f"{address}/api/search", params={"text": text, "k": 1}, timeout=20)
+
+        with ThreadPoolExecutor(5) as pool:
+            first = pool.submit(ask, "first")
+            assert begun.wait(20)
+            rest = [pool.submit(ask, str(number)) for number in range(4)]
+            while len(served.batcher) < 4:
+                time.sleep(0.01)
+            refused = ask("one too many")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert httpx.get(f"{address}/api/health").status_code == 200
+            go_on.set()
+            assert [work.result().status_code for work in (first, *rest)] == [200] * 5
+        assert b"reactvl_busy_total 1.0" in httpx.get(f"{address}/metrics").content
+    served.close()
+
+
+def test_a_request_under_way_is_answered_when_the_service_is_stopped(explorer, running):
+    begun = threading.Event()
+
+    app, served = build(Hindered(explorer, lambda: (begun.set(), time.sleep(0.5))))
+    with ThreadPoolExecutor(1) as pool:
+        with running(app) as address:
+            work = pool.submit(httpx.get, f"{address}/api/search?text=red", timeout=20)
+            assert begun.wait(20)
+        assert work.result().status_code == 200
+    assert served.close()

@@ -25,7 +25,7 @@ from reactvl.serve import pages, reference, schemas
 from reactvl.serve.access import Access
 from reactvl.serve.asking import Term
 from reactvl.serve.knn_service import KnnService, Numbering
-from reactvl.serve.lean import JSON, Refused, encode, lean, said
+from reactvl.serve.lean import JSON, Lean, Refused, encode, lean, said
 from reactvl.serve.metrics import MIME as METRICS_MIME
 from reactvl.serve.metrics import Timed
 from reactvl.serve.review import Review
@@ -58,9 +58,9 @@ def build(explorer: "Explorer", *, token: str | None = None, limits: Limits | No
         title="reactvl", version=__version__, description=ABOUT, docs_url=None, redoc_url=None, openapi_url=None
     )
     paper = FastAPI()  # the lean routes once more, for their documentation alone
-    for method, path, function in routes.lean():
-        app.router.routes.append(lean(path, function, method, service.limits.upload, service.limits.seconds))
-        paper.add_api_route(path, function, methods=[method])
+    for declared in routes.lean():
+        app.router.routes.append(lean(declared, service.limits.upload, service.limits.seconds))
+        paper.add_api_route(declared.path, declared.function, methods=[declared.method])
     routes.add(app)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_with)
@@ -98,8 +98,8 @@ class Routes:
         limits = {name: getattr(service.limits, name) for name in ("k", "upload", "pixels")}
         self.info = service.info | {"version": __version__, "review": self.review is not None, "limits": limits}
 
-    def lean(self) -> list[tuple[str, str, Callable]]:
-        """(method, path, function) of the hot path."""
+    def lean(self) -> list[Lean]:
+        """The routes of the hot path."""
         service, knn = self.service, self.knn
 
         async def search(body: schemas.Search) -> schemas.Found:
@@ -138,16 +138,16 @@ class Routes:
             return await service.read(self.reviewed().write, body.exclude, body.positives, status=422)
 
         return [
-            ("POST", "/api/search", search),
-            ("GET", "/api/search", search_text),
-            ("POST", "/api/search/image", search_image),
-            ("POST", "/api/search/batch", search_batch),
-            ("POST", "/api/count", count),
-            ("POST", "/knn-service", knn_service),
-            ("POST", "/", knn_service),
-            ("POST", "/metadata-service", metadata),
-            ("POST", "/metadata", metadata),
-            ("PUT", "/api/review", save_review),
+            Lean("POST", "/api/search", search),
+            Lean("GET", "/api/search", search_text),
+            Lean("POST", "/api/search/image", search_image),
+            Lean("POST", "/api/search/batch", search_batch, watched=True),
+            Lean("POST", "/api/count", count, watched=True),
+            Lean("POST", "/knn-service", knn_service),
+            Lean("POST", "/", knn_service),
+            Lean("POST", "/metadata-service", metadata),
+            Lean("POST", "/metadata", metadata),
+            Lean("PUT", "/api/review", save_review),
         ]
 
     def add(self, app: FastAPI) -> None:

@@ -8,8 +8,8 @@ parameters are `body` (a pydantic model, parsed from the JSON bytes), `choices` 
 import asyncio
 import contextlib
 import typing
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -28,9 +28,19 @@ class Refused(HTTPException):
     """An answer other than what was asked for: its status and why."""
 
 
-def lean(path: str, function: Callable[..., Awaitable[Any]], method: str, limit: int, seconds: float) -> Route:
-    """A route that calls `function` with what its signature names; a body has at most `limit` bytes and as many `seconds`
-    to arrive."""
+class Lean(NamedTuple):
+    """A route of the hot path. watched: its work is long, and given up when whoever asked for it leaves."""
+
+    method: str
+    path: str
+    function: Callable[..., Awaitable[Any]]
+    watched: bool = False
+
+
+def lean(declared: Lean, limit: int, seconds: float) -> Route:
+    """The route that calls a function with what its signature names; a body has at most `limit` bytes and as many
+    `seconds` to arrive."""
+    method, path, function, watched = declared
     hints = typing.get_type_hints(function)
     body, choices, picture = (hints.get(name) for name in ("body", "choices", "picture"))
 
@@ -45,10 +55,24 @@ def lean(path: str, function: Callable[..., Awaitable[Any]], method: str, limit:
             if request.headers.get("content-type", "").startswith("multipart/"):
                 raise Refused(415, "send the picture's bytes as the body: curl --data-binary @cat.jpg", CLOSE)
             given["picture"] = await read_body(request, limit, seconds)
-        return Response(encode(await function(**given)), media_type=JSON)
+        work = function(**given)
+        return Response(encode(await (unless_left(request, work) if watched else work)), media_type=JSON)
 
     route = Route(path, endpoint, methods=[method])
     return route
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """What `work` returns; it is cancelled when the connection is closed before."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused(499, "whoever asked has left")
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
 
 
 def parsed(model: type[BaseModel], given: bytes | dict[str, str]) -> BaseModel:

@@ -82,6 +82,8 @@ def server_of(app: Any, words: str | None = None) -> "uvicorn.Server":
     """A server of an application, not started; `words` are printed once it answers. Its `run` takes the sockets."""
     import uvicorn
 
+    from reactvl.serve.connections import Connection
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
@@ -91,6 +93,7 @@ def server_of(app: Any, words: str | None = None) -> "uvicorn.Server":
     return Server(
         uvicorn.Config(
             app,
+            http=Connection,
             lifespan="off",
             ws="none",
             access_log=False,  # an address opened with its token must not end in a log
