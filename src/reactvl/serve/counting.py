@@ -17,7 +17,7 @@ ROUNDING = (
     2.0**-23
 )  # of a float32 product, for each dimension and unit of the lengths: twice the bound of any order of sums
 SAMPLE = 65_536  # rows that an estimate looks at: 64 MiB of 512 dimensions, kept
-Z = 1.959963984540054  # 95% of a normal distribution
+LEVEL = 0.95
 
 
 @dataclass
@@ -62,8 +62,8 @@ def estimated(
     """An estimate from `sample` (`drawn`), and what the index found.
 
     best: the similarities of the nearest rows that the index finds, falling. A threshold above the last of them is counted
-    among them: so many pairs there are at least. Elsewhere the count is the sample's share of the pool. The interval is
-    Wilson's for a share, at 95%, and never excludes what the index found.
+    among them, which so many pairs surely reach. Elsewhere the count is the sample's share of the pool, `interval` its
+    interval, whose lower end is at least what the index found.
     """
     scores = sample.astype(np.float32) @ query.astype(np.float32)
     scores = scores[np.isfinite(scores)]
@@ -72,10 +72,13 @@ def estimated(
     above = []
     for edge in thresholds:
         reached, surely = int((scores >= edge).sum()), int((best >= np.float32(edge)).sum())
-        low, high = wilson(reached, size)
-        low, high = max(round(low * rows), surely), max(round(high * rows), surely)
-        told = surely if surely < len(best) or not size else round(reached / size * rows)
-        above.append(Above(float(edge), min(max(told, low), high), low, high))
+        low, high = interval(reached, size)
+        high = max(round(high * rows), surely)
+        if surely < len(best):  # the pairs that an index misses are the sample's to bound
+            above.append(Above(float(edge), surely, surely, high))
+        else:
+            low = max(round(low * rows), surely)
+            above.append(Above(float(edge), min(max(round(reached / max(size, 1) * rows), low), high), low, high))
     scaled = [round(count * rows / max(size, 1)) for count in counts]
     return Counted(rows, shown, scaled, above, exact=False)
 
@@ -93,16 +96,15 @@ def drawn(side: Side, seed: int = 0) -> np.ndarray:
     return gather_half(side.parts, side.offsets, chosen)
 
 
-def wilson(hits: int, tries: int) -> tuple[float, float]:
-    """The 95% interval of a share of which `hits` of `tries` were seen (Wilson, 1927)."""
-    if not tries:
-        return 0.0, 1.0
-    share, wide = hits / tries, Z * Z / tries
-    middle = share + wide / 2
-    around = Z * np.sqrt(share * (1 - share) / tries + wide / tries / 4)
-    low = 0.0 if not hits else (middle - around) / (1 + wide)
-    high = 1.0 if hits == tries else (middle + around) / (1 + wide)
-    return float(max(low, 0.0)), float(min(high, 1.0))
+def interval(hits: int, tries: int) -> tuple[float, float]:
+    """The 95% interval of a share of which `hits` of `tries` were seen: Clopper and Pearson's (1934), which holds the truth
+    at least that often, however small the share."""
+    from scipy.special import betaincinv
+
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(hits, tries - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, tries - hits, 1 - tail)) if hits < tries else 1.0
+    return low, high
 
 
 def blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
