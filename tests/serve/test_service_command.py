@@ -42,8 +42,8 @@ def address_of(line: str) -> str:
     return re.search(r"http://[\w.:\[\]-]+", line)[0]
 
 
-def test_it_says_where_it_answers_and_ends_at_once_when_interrupted(own_run):
-    with started(own_run, "--port", 0, "--max-k", 50) as (process, line):
+def test_it_says_where_it_answers_and_ends_at_once_when_interrupted(small_run):
+    with started(small_run, "--port", 0, "--max-k", 50) as (process, line):
         assert re.fullmatch(r"serving run \(90 pairs\) at http://127\.0\.0\.1:\d+/\n", line)
         address = address_of(line)
         with urllib.request.urlopen(f"{address}/api/search?text=a%20red%20thing&k=3", timeout=60) as answer:
@@ -60,8 +60,9 @@ def test_it_says_where_it_answers_and_ends_at_once_when_interrupted(own_run):
     assert (out, err) == ("", "")
 
 
-def test_elsewhere_it_makes_a_token_and_ends_at_sigterm(own_run):
-    with started(own_run, "--port", 0, "--host", "0.0.0.0") as (process, line):
+@pytest.mark.slow
+def test_elsewhere_it_makes_a_token_and_ends_at_sigterm(small_run):
+    with started(small_run, "--port", 0, "--host", "0.0.0.0") as (process, line):
         token = re.search(r"/\?token=([\w-]{40,})\n", line)[1]
         local = "http://127.0.0.1:" + re.search(r":(\d+)/", line)[1]
         assert httpx.get(f"{local}/api/info", timeout=60).status_code == 401
@@ -73,6 +74,36 @@ def test_elsewhere_it_makes_a_token_and_ends_at_sigterm(own_run):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert token not in out + err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"serving run \(90 pairs\) at http://127\.0\.0\.1:\d+/"),
+        ({"host": "::1"}, r"serving run \(90 pairs\) at http://\[::1\]:\d+/"),
+        ({"host": "0.0.0.0"}, r"serving run \(90 pairs\) at http://[^:/]+:\d+/\?token=[\w-]{43}"),
+        (
+            {"token": "a-token-of-ones-own"},
+            r"serving .* at http://127\.0\.0\.1:\d+/\?token=\.\.\. \(the token that was given\)",
+        ),
+    ],
+)
+def test_the_started_line_tells_the_address_and_only_a_token_made_here(explorer, monkeypatch, options, said):
+    words = []
+
+    class Server:
+        """Stands for the server, which here ends at once."""
+
+        def run(self, sockets):
+            assert len(sockets) == 1
+
+    monkeypatch.delenv("REACTVL_TOKEN", raising=False)
+    monkeypatch.setattr("reactvl.serve.explorer.Explorer", lambda folder, **options: explorer)
+    monkeypatch.setattr("reactvl.serve.run.server_of", lambda app, line: words.append(line) or Server())
+    if options.get("host") == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    serve(explorer.folder, **{"port": 0} | options)
+    assert re.fullmatch(said, words[0])
 
 
 @pytest.mark.parametrize(
