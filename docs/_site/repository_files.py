@@ -17,7 +17,15 @@ log = get_plugin_logger("repository_files")
 ROOT = Path(__file__).parents[2]
 HOME = "repository"
 TOKENS = re.compile(r"(?ms)^(`{3,}).*?^\1[ \t]*$|(`+)(?!`).+?(?<!`)\2(?!`)|(\]\()([^)\s]+)((?:\s+\"[^\"]*\")?\))")
-LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".json": "json", ".sh": "sh", ".txt": "text", ".tsv": "text"}
+LANGUAGES = {
+    ".py": "python",
+    ".toml": "toml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".sh": "sh",
+    ".txt": "text",
+    ".tsv": "text",
+}
 LEXERS = {"Makefile": "make", "LICENSE": "text"}
 
 

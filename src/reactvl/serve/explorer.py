@@ -314,7 +314,9 @@ class Explorer:
         unread = int(np.isnan(scores).sum())
         ranking.place(rows, {"image": scores}, scores, complete=True)
         lost = f"; {unread} pictures could not be read and are left out" if unread else ""
-        ranking.notes.append(f"{model.name} ranks the {len(rows) - unread:,} pairs that the base model finds nearest{lost}")
+        ranking.notes.append(
+            f"{model.name} ranks the {len(rows) - unread:,} pairs that the base model finds nearest{lost}"
+        )
 
     def _told(self, ranking: Ranking, spent: dict[str, float]) -> Answer:
         began = time.perf_counter()
