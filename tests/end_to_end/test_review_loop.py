@@ -1,6 +1,7 @@
 """The review loop as a user goes through it: stop after retrieve, mark pairs, go on with the pruned set."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,6 +40,7 @@ def home(tmp_path_factory, small_model) -> Path:
     write_task(home / "data" / "colours", CLASSES, each=2)
     (home / "recipe.toml").write_text(RECIPE % (small_model, ""))
     (home / "own.txt").write_text("00001.tar/gone\n")
+    run_recipe(home / "recipe.toml", out=home / "embedded", until="embed")
     return home
 
 
@@ -54,6 +56,11 @@ def ran(capsys):
     return command
 
 
+def begun(home: Path, name: str) -> Path:
+    """A run of the pool's embeddings and nothing else."""
+    return Path(shutil.copytree(home / "embedded", home / name))
+
+
 def pairs_of(run: Path) -> list[dict]:
     return pq.read_table(run / "retrieved/pairs.parquet").to_pylist()
 
@@ -67,7 +74,7 @@ def stamps(run: Path) -> dict[str, int]:
 
 
 def test_a_run_is_pruned_and_goes_on(home, ran):
-    run = home / "run"
+    run = begun(home, "run")
     said = ran(home / "recipe.toml", "--until", "retrieve", "--out", run)
     assert f"reactvl serve {run}" in said and f"reactvl run --out {run}" in said and "review are used" not in said
     first = pairs_of(run)
@@ -93,8 +100,8 @@ def test_a_run_is_pruned_and_goes_on(home, ran):
 
     # nothing is left to do; and the same from scratch gives the same
     assert ran("--out", run) and stamps(run) == after
-    other = home / "other"
-    (other / "review").mkdir(parents=True)
+    other = begun(home, "other")
+    (other / "review").mkdir()
     for name in ("exclude.txt", "positives.tsv"):
         (other / "review" / name).write_bytes((run / "review" / name).read_bytes())
     ran(home / "recipe.toml", "--until", "retrieve", "--out", other)
@@ -113,7 +120,7 @@ RESULT = ("pairs.parquet", "queries.parquet", "hits.parquet", "manifest.json")
 
 
 def test_marks_join_what_the_recipe_leaves_out(home, small_model, ran):
-    run = home / "joined"
+    run = begun(home, "joined")
     for word in ('"own.txt"', '["own.txt"]'):
         (home / "joined.toml").write_text(RECIPE % (small_model, f"exclude = {word}"))
         said = ran(home / "joined.toml", "--until", "retrieve", "--out", run)
