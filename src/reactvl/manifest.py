@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -223,6 +224,9 @@ def _open(out: Path, manifest: Manifest, overwrite: bool, piecewise: Collection[
     return Stage(out, manifest, done=False)
 
 
+HASH = re.compile(r"[0-9a-f]{64}")  # an option too long to record, such as a list of what to leave out: nothing to read
+
+
 def difference(old: Manifest, new: Manifest) -> str:
     """In words, the first thing in which the request for two outputs differs."""
     if old.stage != new.stage:
@@ -230,8 +234,11 @@ def difference(old: Manifest, new: Manifest) -> str:
     if old.version != new.version:
         return f"made by version {old.version}"
     for key in sorted({*old.options, *new.options}):
-        if old.options.get(key) != new.options.get(key):
-            return f"{key} was {json.dumps(old.options.get(key))}, is {json.dumps(new.options.get(key))}"
+        before, after = old.options.get(key), new.options.get(key)
+        if before != after:
+            if any(isinstance(value, str) and HASH.fullmatch(value) for value in (before, after)):
+                return f"{key} has changed"
+            return f"{key} was {json.dumps(before)}, is {json.dumps(after)}"
     for key in sorted({*old.inputs, *new.inputs}):
         before, after = old.inputs.get(key), new.inputs.get(key)
         if before is None or after is None or before.sha256 != after.sha256:

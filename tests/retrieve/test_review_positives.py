@@ -157,6 +157,10 @@ def test_exclusion_wins_in_any_of_its_files(pool, text_tower, tmp_path, capsys):
     assert not {by_name, by_sum, copy} & {*places(pairs, "teapot"), *places(pairs, "red panda")}
     assert pairs.manifest.facts["positives"]["fates"] == {"kept": 2, "excluded": 3}
     assert "picked by hand: 4 pairs; 2 kept, 3 excluded" in capsys.readouterr().out
+    with pytest.raises(
+        ReactvlError, match=r"holds another result \(exclude has changed\)"
+    ):  # not two hashes to compare
+        retrieve(pool, **ASKED, positives=[tmp_path / "a.tsv", tmp_path / "b.tsv"], out=tmp_path / "out")
     again = retrieve(
         pool,
         **ASKED,
