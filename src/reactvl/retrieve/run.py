@@ -63,7 +63,7 @@ def tell(pairs: Pairs) -> None:
 def told_of_positives(facts: dict[str, Any]) -> str:
     """`picked by hand: 12 pairs; 10 kept, 1 excluded; 1 not in the pool: 00017.tar/000170042`"""
     fates = ", ".join(f"{count:,} {fate}" for fate, count in facts["fates"].items())
-    words = f"picked by hand: {facts['listed']:,} pairs" + (f"; {fates}" if fates else "")
+    words = f"picked by hand: {facts['listed']:,} pair{'s' * (facts['listed'] != 1)}" + (f"; {fates}" if fates else "")
     if facts["not_in_pool"]:
         shown = ", ".join(facts["lacking"][:3]) + (" ..." if facts["not_in_pool"] > 3 else "")
         words += f"; {facts['not_in_pool']:,} not in the pool: {shown}"
