@@ -114,9 +114,8 @@ def item(pairs: Pairs, row: dict) -> Item:
     def read() -> bytes:
         return pairs.embeddings.read_bytes(row["shard"], row["offset"], row["size"])
 
-    return Item(
-        row["TEXT"] or "", f"{row['score']:.1f}", "", read if pairs.embeddings.has_pictures else None, row["URL"]
-    )
+    picture = read if pairs.embeddings.has_pictures else None
+    return Item(row["TEXT"] or "", f"{row['score']:.1f}", read=picture)
 
 
 def seconds(run: Path) -> dict[str, float]:
