@@ -49,16 +49,17 @@ class Gallery:
     """Shelves of pictures with captions that show themselves; `hint` says in a line how to see more."""
 
     def __init__(self, title: str, shelves: Iterable[Shelf], hint: str = ""):
-        self.title, self.shelves, self.hint = title, list(shelves), hint
+        self.title, self.hint = clipped(printable(title), CAPTION), hint
+        self.shelves = [shelf._replace(heading=clipped(printable(shelf.heading), CAPTION)) for shelf in shelves]
 
     def save(self, path: str | Path) -> Path:
         """Write a self-contained page of at most 12 MB; returns its path."""
         from reactvl.report.page import Page
 
         drawing = Drawing(PAGE_ROOM)
-        page = Page(printable(self.title))
+        page = Page(self.title)
         for shelf in self.shelves:
-            page.section(printable(shelf.heading) or "Pairs", drawing.shelf(shelf))
+            page.section(shelf.heading or "Pairs", drawing.shelf(shelf))
         if drawing.faults:
             page.section("Not readable", drawing.about_faults())
         return page.write(path)
@@ -69,10 +70,10 @@ class Gallery:
         from reactvl.report.inset import inset
 
         drawing = Drawing(ROOM)
-        parts = [Markup("<p>{}</p>").format(printable(self.title))] if self.title else []
+        parts = [Markup("<p>{}</p>").format(self.title)] if self.title else []
         for shelf in self.shelves:
             body = drawing.shelf(shelf)
-            heading = Markup("<h3>{}</h3>").format(printable(shelf.heading)) if shelf.heading else Markup("")
+            heading = Markup("<h3>{}</h3>").format(shelf.heading) if shelf.heading else Markup("")
             parts.append(heading + body)
         parts.append(drawing.about_faults())
         if self.hint:
@@ -80,9 +81,9 @@ class Gallery:
         return inset(Markup("").join(parts))
 
     def __repr__(self) -> str:
-        lines = [printable(self.title)] if self.title else []
+        lines = [self.title] if self.title else []
         for shelf in self.shelves:
-            lines += [printable(shelf.heading)] if shelf.heading else []
+            lines += [shelf.heading] if shelf.heading else []
             lines += text_rows(shelf.items[:LINES])
             left = len(shelf.items) - LINES
             if (more := max(left, 0) + shelf.more) > 0:
@@ -143,9 +144,9 @@ class Drawing:
 
     def note(self, item: Item) -> "Markup":
         """The small lines under a caption."""
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
 
-        lines = [Markup("{}").format(line) for line in printable(item.note, keep="\n").split("\n") if line]
+        lines = [escape(clipped(line, CAPTION)) for line in printable(item.note, keep="\n").split("\n") if line]
         if item.place:
             lines.append(Markup("/<wbr>").join(clipped(printable(item.place), ADDRESS).split("/")))
         if item.url and item.read is None:
@@ -207,12 +208,12 @@ def name_of(image: Any) -> str:
 
 
 def text_rows(items: Sequence[Item]) -> list[str]:
-    """Numbered lines of aligned columns: note, place, caption (and address, where there are no pictures)."""
+    """Numbered lines of aligned columns: note, place (or address), caption."""
     rows = [
         (
             printable(item.note.replace("\n", "; ")).strip(),
-            clipped(printable(item.place), ADDRESS),
-            printable(item.caption) + (f"  {printable(item.url)}" if item.url and item.read is None else ""),
+            clipped(printable(item.place or item.url or ""), ADDRESS // 2),
+            printable(item.caption),
         )
         for item in items
     ]
