@@ -1,5 +1,7 @@
 """docs/serve.md tells the truth: its curl lines and its Python work on a small run, its tables are the service's own."""
 
+import html
+import importlib
 import json
 import re
 import shlex
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 from tests_support import drawing
 
-from reactvl.serve import batching, schemas
+from reactvl.serve import batching, counting, schemas
 from reactvl.serve import service as bounds
 from reactvl.serve.service import Limits
 
+serve = importlib.import_module("reactvl.serve")  # the package, not the stage of that name
 GUIDE = Path(__file__).parents[2] / "docs" / "serve.md"
 ADDRESS = "http://127.0.0.1:8080"
 TEXT = GUIDE.read_text()
@@ -95,4 +98,12 @@ def test_limits_are_the_service_s():
         "searches that wait": batching.WAITING,
     }.items():
         assert re.search(rf"{name} \| {value:,}\b", table), name
-    assert f"up to {batching.MOST} at once" in TEXT
+    assert f"up to {batching.MOST} at once" in TEXT and f"{counting.SAMPLE:,} rows" in TEXT
+
+
+def test_the_keys_are_the_page_s():
+    page = (Path(serve.__file__).parent / "page" / "index.html").read_text()
+    there = {html.unescape(key) for key in re.findall(r"<kbd>(.*?)</kbd>", page)}
+    table = TEXT.partition("| key | does |")[2].partition("\n## ")[0]
+    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(.+?)`", row)}
+    assert told == there
