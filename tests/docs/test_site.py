@@ -109,6 +109,16 @@ def test_a_run_block_says_so_and_keeps_its_colours(site):
     assert re.search(r'<span class="filename">run by the tests</span>.{,80}<code>.*?<span class="w">', page, re.DOTALL)
 
 
+def test_a_bar_in_code_in_a_table_is_escaped_and_shown_without(site):
+    """GitHub ends a cell at a bare one, in code too."""
+    for page in MARKDOWN:
+        for row in re.findall(r"^\|.*$", FENCE.sub("", page.read_text()), re.MULTILINE):
+            assert not [code for code in re.findall(r"`[^`]+`", row) if re.search(r"(?<!\\)\|", code)], (
+                f"{page.name}: {row}"
+            )
+    assert "<code>red panda|lesser panda</code>" in (site / "retrieve.html").read_text()
+
+
 def test_a_linked_source_file_is_a_page(site):
     page = (site / "repository/examples/own-classes.toml.html").read_text()
     assert "own-classes.toml" in page and "locked-text" in page
