@@ -52,8 +52,20 @@ def first(text: str) -> str:
     return text.lstrip().partition("\n\n")[0]
 
 
+def lines(block: Block) -> list[str]:
+    """The command lines of a block: continued ones joined, blank ones and comments left out."""
+    joined = block.text.replace("\\\n", " ").splitlines()
+    return [line.strip().removeprefix("$ ") for line in joined if line.strip() and not line.lstrip().startswith("#")]
+
+
 def commands(block: Block) -> list[list[str]]:
-    """The words of every `reactvl` command in a block; continued lines are joined, comments and other commands left out."""
-    lines = block.text.replace("\\\n", " ").splitlines()
-    typed = (line.strip().removeprefix("$ ") for line in lines if re.match(r"\s*(?:\$ )?reactvl\s", line))
-    return [shlex.split(line, comments=True) for line in typed]
+    """The words of every `reactvl` command in a block, from `reactvl` on, behind a launcher or a pipe too."""
+    found = []
+    for line in lines(block):
+        if not re.search(r"(^|-m |\| )reactvl\s", line):
+            continue
+        words = shlex.split(line, comments=True)
+        at = words.index("reactvl")
+        ends = (number for number, word in enumerate(words) if number > at and word in ("|", "&&", ";", ">", "&"))
+        found.append(words[at : next(ends, len(words))])
+    return found

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guide_blocks import GUIDES, PAGES, ROOT, Block, blocks, commands
+from guide_blocks import GUIDES, PAGES, ROOT, Block, blocks, commands, lines
 
 from reactvl.cli import VERBS, main, stage_of
 from reactvl.options import command_line, options_of
@@ -103,14 +103,11 @@ def typed(block: Block, names: dict) -> None:
     if block.words[0] == "python":
         exec(compile(block.text.replace(*MODEL), str(block), "exec"), names)
         return
-    ours = commands(block)
-    if not ours:
+    if not all(line.startswith("reactvl ") and " | " not in line for line in lines(block)):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as after `activate`
         subprocess.run(["sh", "-e", "-c", block.text], check=True, env=os.environ | {"PATH": path})
         return
-    lines = [line for line in block.text.replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
-    assert len(lines) == len(ours), f"{block}: a block has our commands or those of a shell, not both"
-    for words in ours:
+    for words in commands(block):
         args = [MODEL[1] if word == MODEL[0] else word for word in words[1:]]
         for flag, size in SIZES.items():
             if flag in args:
@@ -131,3 +128,20 @@ def test_the_blocks_of_a_page_are_found(tmp_path):
     assert (fenced.words, fenced.line, fenced.before, fenced.after) == (("sh", "run"), 5, "Before.", "Not run here.")
     assert commands(fenced) == [["reactvl", "embed", "pool"]]
     assert indented.words == () and commands(indented) == [["reactvl", "a", "--b"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("torchrun --nproc_per_node 8 -m reactvl customize run  # eight", [["reactvl", "customize", "run"]]),
+        (
+            "find photos -print0 | reactvl predict m - --out - | jq .class",
+            [["reactvl", "predict", "m", "-", "--out", "-"]],
+        ),
+        ("  $ reactvl models", [["reactvl", "models"]]),
+        ("# reactvl models", []),
+        ("pip install 'reactvl[hf]'", []),
+    ],
+)
+def test_a_command_is_found_behind_what_starts_it(line, words, tmp_path):
+    assert commands(Block(tmp_path, ("sh",), line, 1, "", "")) == words
