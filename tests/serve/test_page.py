@@ -204,6 +204,18 @@ def test_classes_filter_and_show_their_pairs_in_rank_order(visits, service):
     expect(page.get_by_text("Type to search 90 pairs")).to_be_visible()
 
 
+def test_brackets_walk_through_the_classes(visits, service):
+    page = visits.open(service, "class=0")
+    notes = page.locator(".notes")
+    expect(notes).to_contain_text("Retrieved for red")
+    page.locator("#text").press("ArrowDown")
+    for key, name in (("]", "green"), ("]", "blue"), ("]", "red"), ("[", "blue")):
+        page.keyboard.press(key)
+        expect(notes).to_contain_text(f"Retrieved for {name}")
+        expect(page.locator(".cell").first).to_be_focused()
+    assert page.title().startswith("blue")
+
+
 def kept(page) -> int:
     page.wait_for_selector(".column.waiting", state="detached")
     expect(page.locator(".kept")).to_contain_text("counted exactly")

@@ -131,6 +131,12 @@ async function open() {
       leave: () => by("text").focus(),
       move: (where) => (where === "into" ? gallery()?.focus() ?? false : gallery()?.move(where)),
       turn: (step) => viewer.turn(step),
+      turnClass: (step) => {
+        const classId = results.facets.after(step);
+        if (classId === null) return;
+        state.set({ classId }, { step: true });
+        focusFirst = true;
+      },
       act: (action, shifted) => {
         const hit = viewer.open ? viewer.hit : gallery()?.current?.hit;
         if (hit) act(action, hit, { shifted, gallery: gallery() });
@@ -138,11 +144,11 @@ async function open() {
     },
   });
   state.addEventListener("change", () => {
-    showForm(info);
+    showForm(info, name);
     results.show();
   });
   state.open();
-  showForm(info);
+  showForm(info, name);
   results.show();
   if (!matchMedia("(hover: none)").matches) by("text").focus();
 }
@@ -233,7 +239,7 @@ function minimum() {
 }
 
 // The controls as the state has them; a field that says the same already keeps its cursor.
-function showForm(info) {
+function showForm(info, name) {
   const now = state.now;
   for (const [id, value] of [["text", now.text], ["caption", now.caption]]) {
     if (by(id).value !== value) by(id).value = value;
@@ -246,7 +252,8 @@ function showForm(info) {
   by("clear").hidden = !(now.text.trim() || now.parts.length || now.classId !== null || now.caption || now.min !== null);
   by("text").placeholder = now.parts.length ? "and ..." : "Describe a picture, or drop one here";
   showChips(by("chips"), now.parts, { pictures: info.pictures, onchange: (parts) => state.set({ parts }, { step: true }) });
-  const said = query(now).map(({ text, pair }) => text ?? (pair ? `pair ${pair.join("/")}` : "picture")).join(", ");
+  const within = now.classId === null ? [] : [name(now.classId)];
+  const said = [...within, ...query(now).map(({ text, pair }) => text ?? (pair ? `pair ${pair.join("/")}` : "picture"))].join(", ");
   document.title = `${said ? `${said} \u00b7 ` : ""}${info.name}`;
 }
 

@@ -25,6 +25,14 @@ export class Facets {
     this.#draw();
   }
 
+  // The next class that has pairs, around the list; null where there is none.
+  after(step) {
+    const full = this.classes.filter(({ id, pairs }) => pairs > 0 || id === this.chosen);
+    if (!full.length) return null;
+    const at = full.findIndex(({ id }) => id === this.chosen);
+    return full[at < 0 ? (step > 0 ? 0 : full.length - 1) : (at + step + full.length) % full.length].id;
+  }
+
   #draw() {
     const wanted = this.filter.value.trim().toLocaleLowerCase();
     const counts = this.facets && new Map(this.facets.map(({ class_id, count }) => [class_id, count]));

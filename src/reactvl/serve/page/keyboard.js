@@ -2,7 +2,7 @@
 
 const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
 
-// on: the functions that the keys call: search(), help(), act(name, shifted), move(where), leave(), turn(by);
+// on: the functions that the keys call: search(), help(), act(name, shifted), move(where), leave(), turn(by), turnClass(by);
 // viewer: whether a pair is open; inGallery(): whether a pair has the focus.
 export function listen({ dialogs, viewer, inGallery, box, on }) {
   document.addEventListener("keydown", (event) => {
@@ -25,7 +25,8 @@ export function listen({ dialogs, viewer, inGallery, box, on }) {
 
 function general(key, event, on) {
   if (key === "/") on.search();
-  else if (key === "?" ) on.help();
+  else if (key === "?") on.help();
+  else if (key === "[" || key === "]") on.turnClass(key === "]" ? 1 : -1);
   else return false;
   return true;
 }

@@ -7,6 +7,8 @@ import { Facets } from "./facets.js";
 import { Histogram } from "./histogram.js";
 import { query } from "./state.js";
 
+const COUNTING = 250; // milliseconds after an answer: the whole pool is not counted for every letter that is typed
+
 export class Results {
   // parts: the page's elements by name; say(text) for people who hear the page; act(name, cell).
   constructor(parts, { info, state, marks, act, say, onfault }) {
@@ -16,6 +18,7 @@ export class Results {
       onmove: settled((threshold) => this.#count(threshold, false), 90),
       onset: (min) => state.set({ min }),
     });
+    this.countSoon = settled(() => this.#count(this.state.now.min, true), COUNTING);
     this.counted = null; // the last count: what was asked and the answer
     marks.addEventListener("change", () => this.columns.forEach((column) => column.gallery.marked()));
   }
@@ -29,10 +32,14 @@ export class Results {
     const state = this.state.now;
     const terms = query(state);
     this.onfault(null);
+    this.countSoon.cancel();
+    this.counting?.abort();
     this.classesPanel.hidden = !this.info.classes.length;
     if (!terms.length && state.classId === null) return this.#start();
     const wanted = terms.length ? sidesOf(state) : [{ heading: "", change: {} }];
     this.#columns(wanted);
+    if (terms.length) this.histogramPanel.hidden = modelOf(state) !== "base";
+    this.histogramHome.classList.add("waiting");
     wanted.forEach(({ change }, at) => {
       this.columns[at].start(terms.length ? this.#search(state, terms, change) : this.#ofClass(state.classId));
     });
@@ -79,7 +86,7 @@ export class Results {
     this.say(many ? `${plural(many, "pair")} shown` : "No pair found");
     if (at === 0) {
       if (answer.facets) this.facets.show(answer.facets, this.state.now.classId);
-      if (query(this.state.now).length) this.#count(this.state.now.min, true);
+      if (query(this.state.now).length) this.countSoon();
     }
     this.#shared();
   }
@@ -103,8 +110,8 @@ export class Results {
   // Bars and kept pairs come in one answer; it is not asked for twice, since the whole pool is counted for it.
   async #count(threshold, whole) {
     const state = this.state.now;
-    const { keys, model, class_id } = { ...filters(state), ...sidesOf(state)[0].change };
-    if (model !== "base") return this.#uncounted(); // such a model ranks the nearest pairs anew, not the pool
+    if (modelOf(state) !== "base") return this.#uncounted(); // such a model ranks the nearest pairs anew, not the pool
+    const { keys, class_id } = { ...filters(state), ...sidesOf(state)[0].change };
     const body = { keys, class_id, query: query(state), thresholds: threshold === null ? [] : [threshold] };
     const asked = JSON.stringify(body);
     this.counting?.abort();
@@ -114,6 +121,7 @@ export class Results {
       if (this.counted?.asked !== asked) this.counted = { asked, answer: await api.count(body, counting.signal) };
       if (this.counting !== counting) return;
       const { answer } = this.counted;
+      this.histogramHome.classList.remove("waiting");
       if (whole) this.histogram.show(answer, threshold, this.#title(state, keys));
       else this.histogram.counted(answer.above, answer.exact);
     } catch (fault) {
@@ -177,6 +185,9 @@ function filters(state) {
   if (state.classId !== null) chosen.class_id = state.classId;
   return chosen;
 }
+
+// The model of the first column, whose similarities the histogram shows.
+const modelOf = (state) => ({ ...state, ...sidesOf(state)[0].change }).model;
 
 // The columns: how each is headed and in what its search differs.
 export function sidesOf(state) {
