@@ -10,6 +10,7 @@ from small_pool import HOSTILE, OF, TWIN
 from tests_support import drawing
 
 from reactvl.serve import schemas
+from reactvl.serve.app import build
 from reactvl.serve.asking import Ask, Term
 
 WAIT = 30
@@ -224,6 +225,8 @@ def test_the_document_covers_every_route_and_its_page_needs_nothing_from_outside
         schemas.Saved,
     ):
         assert set(known[model.__name__]["properties"]) == set(model.model_fields)
+    assert set(known["Detail"]["properties"]) == {"detail"}
+    assert "HTTPValidationError" not in api.get("/openapi.json").text
     body = document["paths"]["/api/search"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/Search"}
     page = api.get("/docs")
@@ -234,9 +237,31 @@ def test_the_document_covers_every_route_and_its_page_needs_nothing_from_outside
     assert "minus-term" in text
 
 
-def test_metrics_count_requests_batches_and_steps(explorer, running):
-    from reactvl.serve.app import build
+def test_a_fault_of_ours_is_said_in_one_sentence_and_harms_only_its_own_request(explorer, running):
+    class Faulty:
+        """The explorer; some of it breaks."""
 
+        def __getattr__(self, name):
+            return getattr(explorer, name)
+
+        def pair(self, part, row):
+            raise ZeroDivisionError("secret")
+
+        def count(self, ask, thresholds):
+            raise ZeroDivisionError("secret")
+
+    app, served = build(Faulty())
+    with running(app) as address, httpx.Client(base_url=address, timeout=WAIT) as api:
+        count = {"query": [{"text": "red"}]}
+        for answer in (api.get("/api/pairs/0/1"), api.post("/api/count", json=count)):
+            assert answer.status_code == 500
+            assert answer.json() == {"detail": "the service failed on this request; its own log says why"}
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        assert api.get("/api/search?text=red").status_code == 200
+    served.close()
+
+
+def test_metrics_count_requests_batches_and_steps(explorer, running):
     app, served = build(explorer)
     with running(app) as address, httpx.Client(base_url=address) as api:
         for _ in range(3):

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -58,6 +59,59 @@ def test_it_says_where_it_answers_and_ends_at_once_when_interrupted(small_run):
         idle.close()
     assert process.returncode == 0
     assert (out, err) == ("", "")
+
+
+STUCK = """
+import sys, time, types
+
+class Stuck:
+    run, folder = None, "."
+    embeddings = types.SimpleNamespace(parts=[types.SimpleNamespace(number=0, rows=1)])
+
+    def info(self):
+        return {"name": "stuck", "pairs": 1, "classes": []}
+
+    def answer(self, asks):
+        print("searching", flush=True)
+        time.sleep(600)
+
+sys.modules["reactvl.serve.explorer"] = types.SimpleNamespace(Explorer=lambda *given, **options: Stuck())
+from reactvl.cli import main
+sys.exit(main(["serve", ".", "--port", "0"]))
+"""
+
+
+def left_alone(address: str) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(address, timeout=60)
+
+
+def test_a_search_that_does_not_end_does_not_keep_the_service():
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, env=SEARCHED)
+    timer = threading.Timer(START, process.kill)
+    timer.start()
+    try:
+        address = address_of(process.stdout.readline())
+        asking = threading.Thread(target=left_alone, args=(f"{address}/api/search?text=red",), daemon=True)
+        asking.start()
+        assert process.stdout.readline() == "searching\n"
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert time.monotonic() - began < 30
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+        asking.join(10)
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, name, None)
+            with pytest.raises(ReactvlError, match=rf"needs {name}; pip install 'reactvl\[serve\]'"):
+                serve(tmp_path)
 
 
 @pytest.mark.slow

@@ -25,11 +25,12 @@ from reactvl.serve import pages, reference, schemas
 from reactvl.serve.access import Access
 from reactvl.serve.asking import Term
 from reactvl.serve.knn_service import KnnService, Numbering
-from reactvl.serve.lean import JSON, Lean, Refused, encode, lean, said
+from reactvl.serve.lean import CLOSE, JSON, Lean, Refused, encode, lean, said
 from reactvl.serve.metrics import MIME as METRICS_MIME
 from reactvl.serve.metrics import Timed
 from reactvl.serve.review import Review
 from reactvl.serve.service import Limits, Service
+from reactvl.serve.wire import BROKEN
 
 if TYPE_CHECKING:
     from reactvl.serve.explorer import Explorer
@@ -62,14 +63,14 @@ def build(explorer: "Explorer", *, token: str | None = None, limits: Limits | No
         app.router.routes.append(lean(declared, service.limits.upload, service.limits.seconds))
         paper.add_api_route(declared.path, declared.function, methods=[declared.method])
     routes.add(app)
-    for kind in (HTTPException, RequestValidationError):
+    for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_with)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             together = [*paper.routes, *app.routes]
-            app.openapi_schema = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=together
+            app.openapi_schema = with_faults(
+                get_openapi(title=app.title, version=app.version, description=app.description, routes=together)
             )
         return app.openapi_schema
 
@@ -81,7 +82,22 @@ async def _answer_with(request: Request, fault: Exception) -> Response:
     """Every fault as {"detail": "one sentence"}."""
     if isinstance(fault, RequestValidationError):
         return Response(encode({"detail": said(fault.errors())}), 422, media_type=JSON)
-    return Response(encode({"detail": fault.detail}), fault.status_code, fault.headers, media_type=JSON)
+    if isinstance(fault, HTTPException):
+        return Response(encode({"detail": fault.detail}), fault.status_code, fault.headers, media_type=JSON)
+    # the server writes the traceback to its log, and ends the connection
+    return Response(encode({"detail": BROKEN}), 500, CLOSE, media_type=JSON)
+
+
+def with_faults(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document whose operations answer faults as these do, in place of FastAPI's lists of places."""
+    schema = {"$ref": "#/components/schemas/Detail"}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "Why not", "content": {JSON: {"schema": schema}}}
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
 
 
 class Routes:
