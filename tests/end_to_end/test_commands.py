@@ -1,9 +1,11 @@
 """The commands as a user types them: a whole run, again = nothing to do, and every bad option in one line and code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from tests_support import write_model, write_pool, write_task
@@ -60,6 +62,24 @@ def test_a_run_goes_from_pool_to_report(finished):
     assert (finished / "index" / "index.faiss").exists()
     for folder in ("embeddings", "retrieved", "customized/gated-image", "evaluation", "index"):
         assert reactvl("verify", finished / folder).returncode == 0
+
+
+def test_every_report_of_a_run_stands_alone_and_leads_to_what_is_there(finished):
+    """No outside resource, no script, small enough to send; links between reports lead to files of the run."""
+    pages = sorted(str(path.relative_to(finished)) for path in finished.rglob("*.html"))
+    assert pages == ["evaluation/report.html", "report.html", "retrieved/report.html"]
+    linked = set()
+    for name in pages:
+        page = finished / name
+        html = page.read_text(encoding="utf-8")
+        assert page.stat().st_size < 12_000_000 and "<script" not in html and "<link" not in html
+        assert set(re.findall(r'src="(data:image/\w+)?', html)) <= {"data:image/webp", "data:image/svg"}
+        for target in re.findall(r'href="([^"#]+)"', html):
+            assert (page.parent / unquote(target)).is_file(), (name, target)
+            linked.add(f"{name} -> {target}")
+    assert {"report.html -> retrieved/report.html", "report.html -> evaluation/report.html"} <= linked
+    assert f"reactvl serve {finished}" in (finished / "report.html").read_text()
+    assert "reactvl serve RUN" in (finished / "retrieved/report.html").read_text()
 
 
 def test_the_same_run_again_does_nothing(home, finished):

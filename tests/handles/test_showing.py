@@ -221,7 +221,7 @@ def test_a_pool_of_addresses_shows_captions_and_safe_links(tmp_path):
     assert sorted(links) == ["HTTPS://b.example/Y", 'http://a.example/" onclick="x', "https://a.example/x.jpg"]
     assert all("noreferrer" in link["rel"] and "onclick" not in link for link in shown.of("a"))
     assert "javascript:alert(1)" in shown.text
-    assert "https://a.example/x.jpg  " in repr(hits) and "pictures:" not in repr(hits)
+    assert "https://a.example/x.jpg  " in repr(hits) and "save(" not in repr(hits)
     with pytest.raises(ReactvlError, match="no pictures"):
         hits.images()
 

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from reactvl.manifest import ReactvlError
-from reactvl.report.page import Page, code, data_table, fold, gallery, note, thumbnail, tiles
+from reactvl.report.inset import inset
+from reactvl.report.page import Page, code, data_table, fold, gallery, link, note, thumbnail, tiles
 from reactvl.report.svg import SERIES, canvas, figure
 
 HOSTILE = '</td><script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)> \' & {{ 7 * 7 }}'
@@ -140,3 +141,31 @@ def test_figures_take_the_pages_colours_and_leave_labels_alone():
     assert len(ids) == len(set(ids))
     for used in re.findall(r'(?:url\(#|href="#)([^)"]+)', html):
         assert used in ids
+
+
+def test_a_link_leads_to_a_file_beside_the_page():
+    assert link("retrieved/report.html") == '<a href="retrieved/report.html">retrieved/report.html</a>'
+    assert link("a b/java:c.html", "<x>") == '<a href="a%20b/java%3Ac.html">&lt;x&gt;</a>'
+    for target in ("http://evil.example/", "/etc/passwd", "//evil.example", ""):
+        with pytest.raises(ValueError, match="relative"):
+            link(target)
+
+
+def test_an_inset_keeps_its_look_to_itself():
+    """Every rule of the style stands within `.reactvl`, so that the notebook around keeps its own; braces are balanced."""
+    html = inset(Markup("<p>text</p>"))
+    style = re.search(r"<style>(.*)</style>", html, re.DOTALL)[1]
+    assert style.startswith(".reactvl {") and style.count("{") == style.count("}") and style.rstrip().endswith("}")
+    depth = [0]
+    for sign in re.findall(r"[{}]", style):
+        depth.append(depth[-1] + (1 if sign == "{" else -1))
+    assert min(depth[1:-1]) == 1 and depth[-1] == 0
+    with pytest.raises(TypeError, match="Markup"):
+        inset("<p>not escaped</p>")
+
+
+def test_a_picture_of_too_many_pixels_is_a_tile(monkeypatch):
+    monkeypatch.setattr("reactvl.pool.images.MAX_IMAGE_PIXELS", 60 * 60 - 1)
+    assert thumbnail(picture(0)).startswith("data:image/svg+xml")
+    monkeypatch.setattr("reactvl.pool.images.MAX_IMAGE_PIXELS", 60 * 60)
+    assert thumbnail(picture(0)).startswith("data:image/webp")
