@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/environments/make.py autofaiss           # one
 
 autofaiss wants pyarrow under 20 and NumPy 1; clip-retrieval wants webdataset 0.2, NumPy 1 and setuptools under 81;
-clip-benchmark wants NumPy under 2.4, and brings what its other tasks need. An environment that is there and was made of
-the same list is left as it is.
+clip-benchmark wants NumPy under 2.4, and brings what its other tasks need; img2dataset, which no benchmark but a slow test
+needs, wants webdataset 0.2 and pandas 2. An environment that is there and was made of the same list is left as it is.
 """
 
 import argparse
