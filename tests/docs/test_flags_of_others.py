@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+import reactvl
 from reactvl.cli import VERBS, stage_of
 from reactvl.customize.flags import ALWAYS, INSTEAD, LOCKS, UNLOCKS, translated
 from reactvl.manifest import ReactvlError
@@ -183,6 +184,19 @@ def test_open_clip_s_flags_do_what_the_table_says(row):
             [said] = re.findall(r"`(--[^`]+)`", row.ours)
             words = spelled(customize, given)
             assert said.split(" ")[0] in words and f"--{flag}" not in words
+
+
+def test_the_python_of_both_sides_is_there():
+    from reactvl.clip_imports import open_clip
+    from reactvl.models.model import Model
+
+    table = (ROOT / "docs/coming-from-open_clip.md").read_text().partition("\n## Python")[2]
+    pairs = [line.strip("|").split(" | ", 1) for line in table.splitlines() if line.startswith("| ")][1:]
+    theirs = {name for left, _ in pairs for name in re.findall(r"open_clip\.(\w+)", left)}
+    ours = {name for _, right in pairs for name in re.findall(r"`(?:model = )?(model|rv)\.(\w+)", right)}
+    assert len(theirs) > 8 and [name for name in theirs if not hasattr(open_clip, name)] == []
+    homes = {"model": {*dir(Model), "net", "config"}, "rv": set(dir(reactvl))}
+    assert len(ours) > 6 and [name for home, name in ours if name not in homes[home]] == []
 
 
 def test_every_answer_to_a_flag_of_open_clip_s_is_to_one_that_it_has():
