@@ -150,6 +150,11 @@ def headings(page: Path) -> set[str]:
     return found
 
 
+def test_the_glossary_is_in_alphabetical_order():
+    words = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)[1:]
+    assert len(words) > 40 and words == sorted(words, key=str.lower)
+
+
 def test_a_link_to_nothing_ends_the_build(tmp_path):
     """Both kinds: to a guide, which MkDocs sees, and to a file of the repository, which the hook sees."""
     docs = tmp_path / "docs"
