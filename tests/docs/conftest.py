@@ -41,9 +41,7 @@ def demo(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def clone(demo, tmp_path) -> Path:
-    """A fresh folder that looks like a clone in which `make demo` ran once; `pool/` is for guides in which paths are
-    examples."""
+    """A fresh folder that looks like a clone in which `make demo` ran once."""
     shutil.copytree(demo, tmp_path / "clone/demo")
-    shutil.copytree(demo / "pool", tmp_path / "clone/pool")
     shutil.copytree(ROOT / "examples", tmp_path / "clone/examples")
     return tmp_path / "clone"

@@ -22,7 +22,6 @@ RUN_ELSEWHERE = {  # words of fences by guide, and the test that runs them
     },
 }
 SIZES = {"--steps": "2", "--views": "1"}  # in place of the guides' own
-MODEL = ("ViT-B-32:openai", "demo/base")
 RECIPE_SIZES = {r"^steps = \d+": "steps = 2", r"^views = \d+": "views = 1"}
 
 
@@ -77,7 +76,7 @@ def test_a_command_parses(block: Block, words: list[str], capsys):
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=shown)
 def test_the_run_blocks_of_a_guide_run_in_order(page, clone, monkeypatch, capfd):
-    """In a clone after `make demo`, with few pairs and steps and the demo's base for ViT-B/32. A `text printed` block is
+    """In a clone after `make demo`, with few pairs and steps. A `text printed` block is
     what the one before it prints, but for figures."""
     monkeypatch.chdir(clone)
     for recipe in clone.glob("examples/*.toml"):
@@ -101,14 +100,14 @@ def smaller(recipe: str) -> str:
 def typed(block: Block, names: dict) -> None:
     """Run one block as it stands: our commands in this process, others by a shell."""
     if block.words[0] == "python":
-        exec(compile(block.text.replace(*MODEL), str(block), "exec"), names)
+        exec(compile(block.text, str(block), "exec"), names)
         return
     if not all(line.startswith("reactvl ") and " | " not in line for line in lines(block)):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as after `activate`
         subprocess.run(["sh", "-e", "-c", block.text], check=True, env=os.environ | {"PATH": path})
         return
     for words in commands(block):
-        args = [MODEL[1] if word == MODEL[0] else word for word in words[1:]]
+        args = words[1:]
         for flag, size in SIZES.items():
             if flag in args:
                 args[args.index(flag) + 1] = size
