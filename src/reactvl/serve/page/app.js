@@ -22,9 +22,10 @@ let lastMarked = null; // for Shift+x
 let lastPicked = null; // the class chosen last, and for which query
 
 switchTheme(by("theme"));
-if (matchMedia("(max-width: 46rem)").matches) {
-  for (const id of ["settings", "panel-classes", "panel-histogram", "panel-marks"]) by(id).open = false;
-}
+const narrow = matchMedia("(max-width: 46rem)");
+const fold = () => ["settings", "panel-classes", "panel-histogram", "panel-marks"].forEach((id) => (by(id).open = !narrow.matches));
+narrow.addEventListener("change", fold);
+fold();
 open().catch(showFault);
 
 async function open() {
@@ -192,21 +193,21 @@ function finished() {
 }
 
 function listenToForm(info) {
-  const typed = settled((patch) => state.set(patch), TYPING);
+  const written = () => ({ text: by("text").value, caption: by("caption").value, min: minimum() });
+  const typed = settled(() => state.set(written()), TYPING);
+  // at once, with what was written in the fields but not searched for yet; what is given as a function sees it
   const now = (patch, options) => {
     typed.cancel();
-    state.set(patch, options);
+    state.set(written(), { quiet: true });
+    state.set(typeof patch === "function" ? patch() : patch, options);
   };
-  by("text").addEventListener("input", () => typed({ text: by("text").value }));
-  by("caption").addEventListener("input", () => typed({ caption: by("caption").value }));
-  by("min").addEventListener("input", () => typed({ min: minimum() }));
+  for (const id of ["text", "caption", "min"]) by(id).addEventListener("input", typed);
   by("search").addEventListener("submit", (event) => event.preventDefault());
   by("text").addEventListener("keydown", (event) => {
     const { parts } = state.now;
     if (event.key === "Enter" && !event.isComposing) {
       event.preventDefault();
-      state.set({ text: by("text").value }, { quiet: true });
-      if (partOf(state.now.text)) now({ parts: finished(), text: "" }, { step: true });
+      if (partOf(by("text").value)) now(() => ({ parts: finished(), text: "" }), { step: true });
       return;
     }
     if (event.key !== "Backspace" || by("text").value || !parts.length) return;
@@ -227,8 +228,8 @@ function listenToForm(info) {
   by("keys-open").addEventListener("click", () => by("keys").showModal());
   takePictures({
     choose: by("choose"), file: by("file"), drop: by("drop"), most: Math.floor((info.limits.upload - 4096) * 0.75), // as base64
-    onpicture: (picture) => now({ parts: [...finished(), { weight: 1, ...picture }], text: "" }, { step: true }),
-    onpair: (pair) => now({ parts: [...finished(), { weight: 1, pair, label: "" }], text: "" }, { step: true }),
+    onpicture: (picture) => now(() => ({ parts: [...finished(), { weight: 1, ...picture }], text: "" }), { step: true }),
+    onpair: (pair) => now(() => ({ parts: [...finished(), { weight: 1, pair, label: "" }], text: "" }), { step: true }),
     onfault: showFault,
   });
 }

@@ -4,7 +4,8 @@
 import { element, number, plural } from "./element.js";
 import { Gallery } from "./gallery.js";
 
-export const PAGE = 40; // pairs a request
+const PAGE = 40; // pairs a request
+const DEEPEST = 10_000; // the service passes over no more
 
 export class Column {
   // heading: "" for the only column. onanswer(answer, column) after the first page; onmore(column) after any other.
@@ -87,11 +88,12 @@ export class Column {
     const fresh = hits.filter(({ part, row }) => !this.seen.has(`${part}/${row}`));
     for (const { part, row } of fresh) this.seen.add(`${part}/${row}`);
     this.offset += PAGE;
-    this.done = hits.length < PAGE;
+    this.done = hits.length < PAGE || this.offset > DEEPEST;
     this.end.replaceChildren();
     this.gallery.append(fresh);
     const all = this.gallery.cells.length;
     if (!all) this.end.replaceChildren(this.empty());
+    else if (this.offset > DEEPEST) this.end.replaceChildren(element("p.soft", {}, `These are the best ${plural(all, "pair")}; a narrower search shows others.`));
     else if (this.done) this.end.replaceChildren(element("p.soft", {}, `That is all: ${plural(all, "pair")}.`));
     else this.#again();
   }
