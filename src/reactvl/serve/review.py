@@ -8,7 +8,7 @@ stay where they are when marks are saved.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,29 +81,25 @@ class Review:
             raise ReactvlError(f"pair {part}/{row} ({name!r}): a list of pairs cannot hold its name")
         return name
 
-    def _pairs(self, names: set[str]) -> dict[str, Pair]:
+    def _pairs(self, names: Collection[str]) -> dict[str, Pair]:
         """(part, row) of those names that are pairs of this pool; only parts that hold one of their shards are read."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
+        homes = {row["shard"]: row["part"] for row in self.embeddings.shards.to_pylist()} if names else {}
         wanted: dict[str, set[str]] = {}
         for name in names:
-            shard, slash, key = name.partition("/")  # a shard's name is a file's: it has no slash, a key may
-            if slash:
-                wanted.setdefault(shard, set()).add(key)
+            for slash in (place for place, letter in enumerate(name) if letter == "/"):  # either side may hold slashes
+                if name[:slash] in homes:
+                    wanted.setdefault(name[:slash], set()).add(name[slash + 1 :])
         found: dict[str, Pair] = {}
-        if not wanted:
-            return found
-        import pyarrow as pa
-
-        shards = pa.array(sorted(wanted))
-        homes = {row["part"] for row in self.embeddings.shards.to_pylist() if row["shard"] in wanted}
-        for part in self.embeddings.parts:
-            if part.number not in homes:
-                continue
+        numbers, shards = {homes[shard] for shard in wanted}, pa.array(sorted(wanted), pa.string())
+        for part in (part for part in self.embeddings.parts if part.number in numbers):
             table = part.metadata(["shard", "key"])
-            rows = pc.indices_nonzero(pc.is_in(table["shard"], value_set=shards)).to_pylist()
+            rows = pc.indices_nonzero(pc.is_in(table["shard"], value_set=shards))
             taken = table.take(rows)
-            for row, shard, key in zip(rows, taken["shard"].to_pylist(), taken["key"].to_pylist(), strict=True):
+            places = zip(rows.to_pylist(), taken["shard"].to_pylist(), taken["key"].to_pylist(), strict=True)
+            for row, shard, key in places:
                 if key in wanted[shard]:
                     found.setdefault(f"{shard}/{key}", (part.number, row))
         return found
