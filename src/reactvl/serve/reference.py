@@ -8,7 +8,7 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; overflow-wrap: anywhere; }
+body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; overflow-wrap: break-word; }
 h2 { margin: 2.2rem 0 .2rem; font: 600 1.05rem/1.4 ui-monospace, monospace; }
 h3 { margin: 1rem 0 .2rem; font-size: .95rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
@@ -43,7 +43,12 @@ def page_of(document: dict[str, Any]) -> bytes:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     parts = [f"<h2>{method} {escaped(path)}</h2><p>{escaped(operation.get('description', operation['summary']))}</p>"]
     rows = [
-        (entry["name"], _type(entry["schema"]), entry["schema"].get("default"), entry["schema"].get("description", ""))
+        (
+            entry["name"],
+            _type(entry["schema"]),
+            "needed" if entry.get("required") else entry["schema"].get("default"),
+            entry["schema"].get("description", ""),
+        )
         for entry in operation.get("parameters", ())
     ]
     parts.append(_table(rows))
