@@ -222,10 +222,14 @@ def test_only_the_best_ten_thousand_are_looked_at(small_model, tmp_path):
     order = nearest(images, query, 12_000)[0]
     columns = urls(12_000)
     columns["caption"][order[9_999]] = columns["caption"][order[10_001]] = "a needle"
-    explorer = Explorer(write_published(tmp_path / "pool", [(0, images, None, columns)]), model=small_model)
+    texts = random_rows(12_000, seed=7)
+    explorer = Explorer(write_published(tmp_path / "pool", [(0, images, texts, columns)]), model=small_model)
     answer = one(explorer, Term(vector=query), caption="needle")
     assert [hit.row for hit in answer.hits] == [order[9_999]]
     assert answer.examined == 10_000 and answer.notes == ["only the 10,000 best pairs were looked at"]
+    least = float(images[order[30]].astype(np.float64) @ query)
+    answer = one(explorer, Term(vector=query), keys="both", min_similarity=least, dedup=False)
+    assert 0 < len(answer.hits) <= 31 and {hit.row for hit in answer.hits} <= set(order[:31])
 
 
 @pytest.fixture(scope="module")

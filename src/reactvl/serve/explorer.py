@@ -53,6 +53,7 @@ class Explorer:
         self.run, self.embeddings, loaded = opened(self.folder, model)
         indexes = indexes_of(list(index), self.embeddings, self.run and self.run / "index")
         self.towers = Towers(loaded, device, precision)
+        self.towers.texts(["a photo"])  # what a tower prepares at its first text, no one has to wait for
         on = self.towers.encoder.device
         self.sides = sides_of(self.embeddings, indexes, str(on) if on.type == "cuda" else "cpu")
         self.metadata = Metadata(self.embeddings, cache or cache_of(self.run, self.embeddings))

@@ -11,7 +11,7 @@ from reactvl.serve.sifting import sifted
 
 FACETS = 1000  # best rows whose classes are counted
 FUSED = 1024  # candidates of each side that are joined: as many on every page, so that pages fit together
-LOOKED_AT = 10_000  # best rows that a caption's filter, and the search for more than copies, go through
+LOOKED_AT = 10_000  # best rows that filters, and the search for more than copies, go through
 DEEPEST = 100_000  # rows, with those of the pages before, that one search may ask for
 
 
@@ -61,14 +61,12 @@ class Ranking:
         above = np.arange(len(rows)) if least is None else np.flatnonzero(self.similarity >= least)
         if least is not None and self.ask.keys != "both" and len(above) < len(rows):
             self.complete = True  # what lies deeper is less similar still
-        looked = self.ask.caption is not None or self.ask.dedup
-        most = max(LOOKED_AT, self.keep) if looked else len(above)
+        most = max(LOOKED_AT, self.keep)
         shown, passed, self.examined = sifted(
             rows[above[:most]], metadata, self.keep, caption=self.ask.caption, dedup=self.ask.dedup
         )
         self.shown, self.passed = above[shown], above[passed]
-        enough = len(shown) >= self.keep
-        ended = looked and len(rows) >= most
+        enough, ended = len(shown) >= self.keep, len(rows) >= most
         self.done = enough or self.complete or ended
         if ended and not enough and not self.complete:
             self.notes.append(f"only the {most:,} best pairs were looked at")
