@@ -11,7 +11,7 @@ STYLE = """
 body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; overflow-wrap: break-word; }
 h2 { margin: 2.2rem 0 .2rem; font: 600 1.05rem/1.4 ui-monospace, monospace; }
 h3 { margin: 1rem 0 .2rem; font-size: .95rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .92rem; }
 td, th { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; }
 code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
 pre { overflow-x: auto; padding: .6rem; background: #8882; }
