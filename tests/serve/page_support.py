@@ -54,7 +54,7 @@ class Visits:
 
 def shown(page, column: int = 0) -> list[tuple[int, int]]:
     """(part, row) of the pairs in a column, in their order; waits until no search is under way."""
-    page.wait_for_selector(".column.waiting", state="detached")
+    settled(page)
     marked = page.locator(".column").nth(column).locator(".cell img").evaluate_all("all => all.map(one => one.src)")
     return [tuple(map(int, address.split("/api/pairs/")[1].split("/")[:2])) for address in marked]
 
@@ -67,6 +67,5 @@ def found(page, address: str, **search) -> list[tuple[int, int]]:
 
 
 def settled(page) -> None:
-    """Wait until what was typed has been searched for and is shown."""
-    page.wait_for_timeout(220)  # the page waits 140 ms for the next key
-    page.wait_for_selector(".column.waiting", state="detached")
+    """Wait until what was typed or chosen has been searched for and is shown."""
+    page.wait_for_selector("#results[aria-busy=false]")

@@ -123,7 +123,7 @@ async function open() {
     }
   }).observe(by("results"), { subtree: true, childList: true, attributeFilter: ["class"] });
 
-  listenToForm(info);
+  listenToForm(info, results);
   listen({
     dialogs: [by("viewer"), by("picker"), by("keys")], viewer, inGallery: (node) => galleryOf(node) !== null, box: by("text"),
     on: {
@@ -192,7 +192,7 @@ function finished() {
   return typed ? [...state.now.parts, typed] : state.now.parts;
 }
 
-function listenToForm(info) {
+function listenToForm(info, results) {
   const written = () => ({ text: by("text").value, caption: by("caption").value, min: minimum() });
   const typed = settled(() => state.set(written()), TYPING);
   // at once, with what was written in the fields but not searched for yet; what is given as a function sees it
@@ -201,7 +201,12 @@ function listenToForm(info) {
     state.set(written(), { quiet: true });
     state.set(typeof patch === "function" ? patch() : patch, options);
   };
-  for (const id of ["text", "caption", "min"]) by(id).addEventListener("input", typed);
+  for (const id of ["text", "caption", "min"]) {
+    by(id).addEventListener("input", () => {
+      results.busy(true);
+      typed();
+    });
+  }
   by("search").addEventListener("submit", (event) => event.preventDefault());
   by("text").addEventListener("keydown", (event) => {
     const { parts } = state.now;

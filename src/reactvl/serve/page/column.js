@@ -8,8 +8,9 @@ const PAGE = 40; // pairs a request
 const DEEPEST = 10_000; // the service passes over no more
 
 export class Column {
-  // heading: "" for the only column. onanswer(answer, column) after the first page; onmore(column) after any other.
-  constructor({ heading, pictures, act, marks, onanswer, onmore, empty }) {
+  // heading: "" for the only column. onanswer(answer, column) after the first page; onmore(column) after any other;
+  // onwaiting() when it begins or ends to wait for a first page.
+  constructor({ heading, pictures, act, marks, onanswer, onmore, onwaiting, empty }) {
     this.gallery = new Gallery({ label: heading ? `Pairs: ${heading}` : "Pairs", pictures, act, marks });
     this.said = element("p.said");
     this.shared = element("p.said");
@@ -17,7 +18,7 @@ export class Column {
     this.end = element("div.end");
     const title = heading ? element("h2", {}, heading) : null;
     this.node = element("section.column", {}, element("div.head", {}, title, this.said, this.shared, this.notes), this.gallery.node, this.end);
-    Object.assign(this, { onanswer, onmore, empty, seen: new Set(), fetchPage: null });
+    Object.assign(this, { onanswer, onmore, onwaiting, empty, seen: new Set(), fetchPage: null });
     this.watch = new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) this.#more();
     }, { rootMargin: "800px 0px" });
@@ -29,17 +30,23 @@ export class Column {
     this.stop();
     this.fetchPage = fetchPage;
     this.done = false;
-    this.node.classList.add("waiting");
+    this.#wait(true);
     if (!this.gallery.cells.length) this.end.replaceChildren(element("p.soft.searching", {}, "Searching."));
     const answer = await this.#page(0);
     if (!answer) return;
-    this.node.classList.remove("waiting");
     this.gallery.clear();
     this.seen.clear();
     this.offset = 0;
     this.#take(answer);
     this.#say(answer);
+    this.#wait(false);
     this.onanswer(answer, this);
+  }
+
+  #wait(waiting) {
+    this.waiting = waiting;
+    this.node.classList.toggle("waiting", waiting);
+    this.onwaiting();
   }
 
   stop() {
@@ -105,7 +112,7 @@ export class Column {
   }
 
   #fault(fault, offset) {
-    this.node.classList.remove("waiting");
+    this.#wait(false);
     if (!offset) {
       this.gallery.clear();
       this.said.textContent = "";

@@ -70,10 +70,16 @@ export class Results {
     this.headings = headings;
     this.columns = wanted.map(({ heading }, at) => new Column({
       heading, pictures: this.info.pictures, act: this.act, marks: this.marks,
-      onanswer: (answer) => this.#answered(answer, at), onmore: () => this.#shared(), empty: () => this.#empty(),
+      onanswer: (answer) => this.#answered(answer, at), onmore: () => this.#shared(), onwaiting: () => this.busy(),
+      empty: () => this.#empty(),
     }));
     this.home.classList.toggle("two", wanted.length === 2);
     this.home.replaceChildren(...this.columns.map((column) => column.node));
+  }
+
+  // While an answer is on its way, or about to be asked for: what is shown is not what is wanted yet.
+  busy(soon = false) {
+    this.home.setAttribute("aria-busy", soon || this.columns.some((column) => column.waiting));
   }
 
   #close() {
@@ -162,6 +168,7 @@ export class Results {
   #start() {
     this.#close();
     this.headings = null;
+    this.busy();
     this.#uncounted();
     this.facets.show(null, null);
     const { pairs, classes } = this.info;
