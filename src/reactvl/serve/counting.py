@@ -65,7 +65,7 @@ def estimated(
     among them, which so many pairs surely reach. Elsewhere the count is the sample's share of the pool, `interval` its
     interval, whose lower end is at least what the index found.
     """
-    scores = sample.astype(np.float32) @ query.astype(np.float32)
+    scores = np.concatenate([products(block, query.astype(np.float32))[1] for block in blocks([sample])])
     scores = scores[np.isfinite(scores)]
     size, rows = len(scores), side.rows
     shown, counts = binned(histogram(scores))
@@ -116,10 +116,7 @@ def blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
 
 def tallied(query: np.ndarray, rows: np.ndarray, edges: np.ndarray) -> Tally:
     """The tally of some rows; those too near a threshold for float32 are computed in float64."""
-    import torch
-
-    values = torch.from_numpy(np.array(rows)).float().numpy()
-    scores = values @ query
+    values, scores = products(rows, query)
     fit = np.flatnonzero(np.isfinite(scores))
     scores = scores[fit]
     above = np.zeros(len(edges), np.int64)
@@ -132,6 +129,14 @@ def tallied(query: np.ndarray, rows: np.ndarray, edges: np.ndarray) -> Tally:
             exact = rescore(query[None], [rows], np.zeros(len(near), np.int64), fit[near])
             above[number] = int(sure.sum()) + int((exact >= edge).sum())
     return Tally(len(fit), histogram(scores), above)
+
+
+def products(rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the rows as float32 (n, D), their float32 products with the query (n,)). torch widens halves ten times as fast."""
+    import torch
+
+    values = torch.from_numpy(np.array(rows)).float().numpy()
+    return values, values @ query
 
 
 def none(thresholds: int) -> Tally:
