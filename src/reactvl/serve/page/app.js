@@ -203,7 +203,7 @@ function listenToForm(info, results) {
   };
   for (const id of ["text", "caption", "min"]) {
     by(id).addEventListener("input", () => {
-      results.busy(true);
+      results.expectMore();
       typed();
     });
   }

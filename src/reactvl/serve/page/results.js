@@ -12,7 +12,7 @@ const COUNTING = 250; // milliseconds after an answer: the whole pool is not cou
 export class Results {
   // parts: the page's elements by name; say(text) for people who hear the page; act(name, cell).
   constructor(parts, { info, state, marks, act, say, onfault }) {
-    Object.assign(this, { ...parts, info, state, marks, act, say, onfault, columns: [], counting: null });
+    Object.assign(this, { ...parts, info, state, marks, act, say, onfault, columns: [], counting: null, typing: false });
     this.facets = new Facets(this.classesHome, info.classes, { onchoose: (id) => state.set({ classId: id }, { step: true }) });
     this.histogram = new Histogram(this.histogramHome, {
       onmove: settled((threshold) => this.#count(threshold, false), 90),
@@ -31,6 +31,7 @@ export class Results {
   show() {
     const state = this.state.now;
     const terms = query(state);
+    this.typing = false;
     this.onfault(null);
     this.countSoon.cancel();
     this.counting?.abort();
@@ -70,16 +71,22 @@ export class Results {
     this.headings = headings;
     this.columns = wanted.map(({ heading }, at) => new Column({
       heading, pictures: this.info.pictures, act: this.act, marks: this.marks,
-      onanswer: (answer) => this.#answered(answer, at), onmore: () => this.#shared(), onwaiting: () => this.busy(),
+      onanswer: (answer) => this.#answered(answer, at), onmore: () => this.#shared(), onwaiting: () => this.#busy(),
       empty: () => this.#empty(),
     }));
     this.home.classList.toggle("two", wanted.length === 2);
     this.home.replaceChildren(...this.columns.map((column) => column.node));
   }
 
+  // Something was typed that will be asked for once typing pauses.
+  expectMore() {
+    this.typing = true;
+    this.#busy();
+  }
+
   // While an answer is on its way, or about to be asked for: what is shown is not what is wanted yet.
-  busy(soon = false) {
-    this.home.setAttribute("aria-busy", soon || this.columns.some((column) => column.waiting));
+  #busy() {
+    this.home.setAttribute("aria-busy", this.typing || this.columns.some((column) => column.waiting));
   }
 
   #close() {
@@ -168,7 +175,7 @@ export class Results {
   #start() {
     this.#close();
     this.headings = null;
-    this.busy();
+    this.#busy();
     this.#uncounted();
     this.facets.show(null, null);
     const { pairs, classes } = this.info;
