@@ -1,8 +1,10 @@
 """The engine of the service, without HTTP: searches, counts and pictures of a run or of an embeddings folder."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext as nothing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from reactvl.manifest import ReactvlError
 from reactvl.progress import say
+from reactvl.search.building import omp_threads, torch_threads
 from reactvl.serve import counting
 from reactvl.serve.asking import Answer, Ask, Counted, Found, Term
 from reactvl.serve.classes import Classes
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 50_000_000
+FEW = 4  # searches
 BEST = 1000  # nearest rows that an index is asked for when pairs are counted
 
 
@@ -104,7 +108,7 @@ class Explorer:
     def answer(self, asks: Sequence[Ask]) -> list[Answer | ReactvlError]:
         """The answer to each search, or what is wrong with it, which harms none of the others: texts and pictures of all are
         encoded together, and searches of a kind go through the pool together."""
-        with self._lock:
+        with self._lock, self._cores(asks):
             began = time.perf_counter()
             rankings = self._asked(asks)
             encoded = time.perf_counter()
@@ -167,6 +171,15 @@ class Explorer:
         return self.metadata.found(rows, similarity, nothing, nothing, self.classes.of_rows(rows))
 
     # From here on: one batch of searches, step by step.
+
+    @contextlib.contextmanager
+    def _cores(self, asks: Sequence[Ask]) -> Iterator[None]:
+        """One core for a few searches through an index: a tower's time for few texts goes into reading its weights, which
+        cores do not share, and threads that wait for each other keep HTTP waiting too."""
+        sides = {name for ask in asks for name in (self.sides if ask.keys == "both" else (ask.keys,))}
+        alone = len(asks) <= FEW and all(name in self.sides and self.sides[name].index is not None for name in sides)
+        with torch_threads(1) if alone else nothing(), omp_threads(1) if alone else nothing():
+            yield
 
     def _asked(self, asks: Sequence[Ask]) -> list[Ranking | ReactvlError]:
         """The searches with their query vectors, or what is wrong with them."""
