@@ -18,6 +18,7 @@ ORDER = (
     "approximate_search",
     "index_build",
     "interactive",
+    "serve",
     "retrieve_stage",
     "augmentation",
     "customize",
@@ -47,8 +48,8 @@ def page(results: list[dict], photographs: list[str]) -> str:
         "# Benchmarks",
         "",
         "Every figure is a ratio to a named baseline, measured in the same run in turns (medians of rounds); `ratio` is the",
-        "baseline's figure over ours. A row that misses its requirement says MISSED. Written by `.venv/bin/python benchmarks/tables.py`",
-        "from `benchmarks/results/`; the baselines' environments are made by `benchmarks/environments/make.py`.",
+        "baseline's figure over ours, and ours over the baseline's where more is better (`1/s`). A row that misses its requirement",
+        "says MISSED. Written by `.venv/bin/python benchmarks/tables.py` from `benchmarks/results/`; the baselines' environments are made by `benchmarks/environments/make.py`.",
         "",
     ]
     if not results:
