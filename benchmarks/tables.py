@@ -49,7 +49,8 @@ def page(results: list[dict], photographs: list[str]) -> str:
         "",
         "Every figure is a ratio to a named baseline, measured in the same run in turns (medians of rounds); `ratio` is the",
         "baseline's figure over ours, and ours over the baseline's where more is better (`1/s`). A row that misses its requirement",
-        "says MISSED. Written by `.venv/bin/python benchmarks/tables.py` from `benchmarks/results/`; the baselines' environments are made by `benchmarks/environments/make.py`.",
+        "says MISSED. Written by `.venv/bin/python benchmarks/tables.py` from `benchmarks/results/`; the",
+        "baselines' environments are made by `benchmarks/environments/make.py`.",
         "",
     ]
     if not results:
