@@ -48,6 +48,12 @@ def test_the_training_step_s_benchmark_runs(tmp_path):
     judges_nothing(tmp_path / "results", "customize")
 
 
+@pytest.mark.slow
+def test_the_service_s_benchmark_runs(tmp_path):
+    run("serve", "--quick", "--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    judges_nothing(tmp_path / "results", "serve")
+
+
 def judges_nothing(results: Path, script: str) -> None:
     kept = json.loads((results / f"{script}.json").read_text())
     assert kept["name"] == script and kept["rows"] and kept["versions"]["torch"]

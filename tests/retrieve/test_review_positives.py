@@ -237,7 +237,7 @@ def test_classes_of_one_name_share_what_was_picked(pool, text_tower, tmp_path):
     asked = {"classes": ["teapot", "tractor", "teapot"], "templates": ["{}"], "per_class": 4}
     with pytest.warns(UserWarning, match="stay two classes"):
         pairs = retrieve(pool, **asked, positives=listed, out=tmp_path / "out")
-    first, second = ([f"{r['shard']}/{r['key']}" for r in pairs.by_class(n).to_pylist()] for n in (0, 2))
+    first, second = ([f"{r['shard']}/{r['key']}" for r in pairs.by_class(n).table().to_pylist()] for n in (0, 2))
     assert first[:2] == wanted[::2] and second[0] == wanted[1] and len(first) == len(second) == 4
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from page_support import Visits, chromium
 from small_pool import write_small_pool
 
 
@@ -107,3 +108,18 @@ def own_service(own_run, running):
     with running(app) as address:
         yield address
     served.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A running Chromium: of one module, since Playwright's loop must not stand in the way of other tests'."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visits(browser):
+    """Opens pages; the test fails for errors that they logged."""
+    made = Visits(browser)
+    yield made
+    made.close()

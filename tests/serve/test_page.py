@@ -5,23 +5,10 @@ import json
 import re
 
 import pytest
-from page_support import PHONE, Visits, chromium, found, settled, shown
+from page_support import PHONE, found, settled, shown
 from tests_support import drawing
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def visits(browser):
-    made = Visits(browser)
-    yield made
-    made.close()
 
 
 def searches(page) -> list[dict]:

@@ -3,26 +3,13 @@
 import json
 
 import pytest
-from page_support import PHONE, Visits, chromium, settled, shown
+from page_support import PHONE, settled, shown
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
 MARKUP = '<img src=x onerror="document.title=`taken`"><script>document.title="taken"</script>'
 ENDLESS = "an endless caption " * 500
 OVERRIDE = "\u05e9\u05dc\u05d5\u05dd \u202egnp.exe \u0645\u0631\u062d\u0628\u0627"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def visits(browser):
-    made = Visits(browser)
-    yield made
-    made.close()
 
 
 def hostile(page):

@@ -1,24 +1,11 @@
 """Marks made in the page, in a real browser: what they export, what the run keeps, and that `retrieve` reads it."""
 
 import pytest
-from page_support import Visits, chromium, settled, shown
+from page_support import settled, shown
 
 from reactvl.retrieve.exclusion import read_exclusion
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def visits(browser):
-    made = Visits(browser)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_a_wrong_method_is_refused(api):
 def test_a_classes_pairs_come_in_the_order_of_their_rank(api, small_run):
     from reactvl.handles.pairs import Pairs
 
-    table = Pairs(small_run / "retrieved").by_class(1)
+    table = Pairs(small_run / "retrieved").by_class(1).table()
     wanted = [row["row"] for row in sorted(table.to_pylist(), key=lambda row: row["rank"])]
     first = api.get("/api/classes/1/pairs?limit=10")
     schemas.ClassPairs.model_validate_json(first.content, strict=True)

@@ -4,7 +4,6 @@ import http.server
 import threading
 
 import pytest
-from page_support import chromium
 
 from reactvl.serve.app import build
 
@@ -30,12 +29,6 @@ ATTACK = """async address => {
     script: await loaded("script", "/page/app.js"),
   };
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

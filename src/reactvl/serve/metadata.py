@@ -185,13 +185,8 @@ class Batch:
 
     def text(self, name: str, at: int) -> str | None:
         """A text; bytes that are no UTF-8 are replaced."""
-        column = self.texts.get(name)
-        if column is None:
-            return None
-        there, ends, data = column
-        if there is not None and not there[at >> 3] >> (at & 7) & 1:
-            return None
-        return str(data[ends[at] : ends[at + 1]], "utf-8", "replace")
+        stored = self.bytes_of(name, at)
+        return None if stored is None else stored.decode("utf-8", "replace")
 
     def number(self, name: str, at: int) -> int | None:
         """An integer; None where there is none."""
