@@ -35,8 +35,8 @@ def demo(
         )
     unpack(data)
     run(data / "recipe.toml", out=out)
-    say(f"demo: {time.monotonic() - began:.0f} s from the shards to the table above; open {out / 'report.html'}")
     say(f"demo: look into the pool, and mark what is wrong in it, by: reactvl serve {out}")
+    say(f"demo: {time.monotonic() - began:.0f} s from the shards to the table above; open {out / 'report.html'}")
     return out
 
 
